@@ -1,0 +1,45 @@
+"""KL autoencoder, f = 4, for the built-in shapes at 32×32: the first half of `make quickstart`.
+
+Paper: section 3.1 and appendix G, without the perceptual and adversarial terms.
+Command: ldm-jax train --config configs/shapes_autoencoder.py --workdir runs/shapes_autoencoder
+"""
+
+from ldm_jax.core.defaults import base_config
+
+
+def get_config():
+    """Returns the configuration."""
+    config = base_config()
+    config.task = {
+        "name": "autoencoder",
+        "model": {
+            "name": "autoencoder_kl",
+            "channels": 16,
+            "channel_mult": (1, 2, 2),
+            "num_res_blocks": 1,
+            "z_channels": 4,
+            "embed_dim": 4,
+            "num_groups": 8,
+        },
+        "l1_weight": 1.0,
+        "l2_weight": 1.0,
+        "kl_weight": 1e-4,
+    }
+    config.data = {
+        "source": {"name": "shapes", "image_size": 32, "max_objects": 1, "num_examples": 50_000},
+        "image_size": 32,
+    }
+    config.train.update(
+        steps=600,
+        batch_size=32,
+        learning_rate=2e-3,
+        schedule="cosine",
+        warmup_steps=50,
+        weight_decay=0.0,
+        clip_norm=1.0,
+        ema_decay=0.99,
+        log_every=20,
+        checkpoint_every=200,
+        sample_every=200,
+    )
+    return config

@@ -1,0 +1,66 @@
+"""Text-to-image latent diffusion on the built-in shapes at 32×32: `make quickstart`.
+
+Paper: section 3.3; a transformer trained jointly reads the caption, cross-attention feeds it in.
+Command: ldm-jax train --config configs/shapes_text.py --workdir runs/shapes_text \
+  --config.task.first_stage.workdir=runs/shapes_autoencoder
+"""
+
+import shapes_autoencoder
+from ml_collections.config_dict import placeholder
+
+from ldm_jax.core.defaults import base_config
+
+
+def get_config():
+    """Returns the configuration."""
+    first_stage = shapes_autoencoder.get_config()
+    config = base_config()
+    config.task = {
+        "name": "latent_diffusion",
+        "model": {
+            "name": "unet",
+            "out_channels": 4,
+            "channels": 64,
+            "channel_mult": (1, 2),
+            "num_res_blocks": 1,
+            "attention_factors": (1, 2),
+            "num_head_channels": 32,
+            "transformer_depth": 1,
+            "num_groups": 16,
+        },
+        "conditioner": {
+            "name": "text_transformer",
+            "vocab_size": 32,
+            "length": 12,
+            "dim": 64,
+            "depth": 2,
+            "num_heads": 2,
+            "head_dim": 32,
+        },
+        "first_stage": {
+            "model": first_stage.task.model.to_dict(),
+            "workdir": placeholder(str),
+            "scale_factor": "auto",
+            "scale_images": 2048,
+        },
+        "schedule": {"name": "linear", "num_timesteps": 1000, "start": 0.0015, "end": 0.0195},
+        "condition_drop_rate": 0.1,
+    }
+    config.data = {
+        **first_stage.data.to_dict(),
+        "tokenizer": {"name": "words", "vocabulary": "shapes", "length": 12},
+    }
+    config.train.update(
+        steps=1000,
+        batch_size=64,
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup_steps=50,
+        clip_norm=1.0,
+        ema_decay=0.995,
+        log_every=20,
+        checkpoint_every=250,
+        sample_every=500,
+    )
+    config.sample.update(steps=25, guidance_scale=2.0, per_device_batch=32)
+    return config

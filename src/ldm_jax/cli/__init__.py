@@ -1,0 +1,1 @@
+"""Commands: parse, then call."""

@@ -1,0 +1,48 @@
+"""What every conditioner offers, and the dropping of conditions for guidance."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.core.types import Array, Batch, Conditioning
+
+__all__ = ["Conditioner", "Conditioning", "drop"]
+
+
+class Conditioner(nn.Module):
+    """The domain-specific encoder tau_theta of the paper's section 3.3.
+
+    A subclass turns entries of a batch into a `Conditioning`, and knows the one that stands for
+    'no condition', which classifier-free guidance needs (Ho & Salimans 2022,
+    https://arxiv.org/abs/2207.12598).
+    """
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The keys of the batch that `__call__` reads."""
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, *, deterministic: bool = True) -> Conditioning:
+        """Returns the conditioning of a batch; dropout draws from the 'dropout' stream."""
+        raise NotImplementedError
+
+    def null(self, batch_size: int) -> Conditioning:
+        """Returns the conditioning of `batch_size` examples without a condition."""
+        raise NotImplementedError
+
+
+def drop(conditioning: Conditioning, null: Conditioning, mask: Array) -> Conditioning:
+    """Returns the conditioning with the rows of `mask` replaced by the null conditioning.
+
+    Args:
+      conditioning: of b examples; absent routes stay absent.
+      null: of one example, which is broadcast, or of b.
+      mask: [b] bool, true where the condition is dropped; drawn by the caller.
+    """
+
+    def replace(x: Array, empty: Array) -> Array:
+        rows = mask.reshape((-1,) + (1,) * (x.ndim - 1))
+        empty = jnp.broadcast_to(empty.astype(x.dtype), x.shape)
+        return jnp.where(rows, empty, x)
+
+    return jax.tree.map(replace, conditioning, null)

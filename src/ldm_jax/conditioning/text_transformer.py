@@ -1,0 +1,117 @@
+"""Conditioning on text by a transformer that is trained along with the diffusion model."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.conditioning.base import Conditioner
+from ldm_jax.core.axes import shard_batch
+from ldm_jax.core.checks import UserError, check_shape
+from ldm_jax.core.types import Array, Batch, Conditioning
+from ldm_jax.nn.attention import Attention, FeedForward, check_attention
+from ldm_jax.nn.normalization import layer_norm
+
+
+class TextTransformer(Conditioner):
+    """Returns one vector per token, context [b, length, dim].
+
+    The reference's `BERTEmbedder` (paper, section 4.3.1 and Table 17): a pre-norm transformer
+    encoder with learned absolute positions and a final layer norm. Attention is unmasked, so
+    padding tokens are attended to. Differs from the reference: the output layer over the
+    vocabulary, which it trains but never uses, is left out.
+
+    Attributes:
+      vocab_size: number of tokens; 30522 for bert-base-uncased.
+      length: of every sequence.
+      dim: width of the embeddings.
+      depth: number of layers.
+      num_heads: of the attention; its inner width is num_heads x head_dim, whatever `dim` is.
+      head_dim: width of a head.
+      null_tokens: the `length` tokens of the empty caption; () stands for zeros.
+      dropout: rate on the sum of token and position embeddings, as in the reference.
+      attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
+      dtype: type of the computation and of the result.
+      param_dtype: type of the parameters.
+    """
+
+    vocab_size: int
+    length: int = 77
+    dim: int = 1280
+    depth: int = 32
+    num_heads: int = 8
+    head_dim: int = 64
+    null_tokens: tuple[int, ...] = ()
+    dropout: float = 0.0
+    attention_impl: str = "xla"
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def __post_init__(self) -> None:
+        check_attention(self.attention_impl, self.dtype, self.head_dim)
+        if self.null_tokens and len(self.null_tokens) != self.length:
+            raise UserError(
+                f"text_transformer.null_tokens: got {len(self.null_tokens)} tokens, expected "
+                f"length={self.length}. Legal: the padded empty caption, or () for zeros."
+            )
+        super().__post_init__()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Reads the tokens."""
+        return ("tokens",)
+
+    def __call__(self, batch: Batch, *, deterministic: bool = True) -> Conditioning:
+        """Encodes batch['tokens'], [b, length] int32 in 0 .. vocab_size - 1."""
+        tokens = batch["tokens"]
+        check_shape("batch['tokens']", tokens.shape, (None, self.length))
+        return Conditioning(context=self.encode(tokens, deterministic))
+
+    def null(self, batch_size: int) -> Conditioning:
+        """Returns the encoding of the empty caption, encoded once and repeated."""
+        tokens = jnp.array(self.null_tokens or (0,) * self.length, jnp.int32)
+        context = self.encode(tokens[None, :], True)
+        return Conditioning(context=jnp.broadcast_to(context, (batch_size, *context.shape[1:])))
+
+    @nn.compact
+    def encode(self, tokens: Array, deterministic: bool) -> Array:
+        """Returns [b, length, dim] from [b, length] tokens."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        small = jax.nn.initializers.normal(0.02)
+        x = nn.Embed(
+            self.vocab_size, self.dim, embedding_init=small, name="token_embedding", **types
+        )(tokens)
+        shape = (self.length, self.dim)
+        positions = self.param("position_embedding", small, shape, self.param_dtype)
+        x = x + positions.astype(x.dtype)[None, :, :]
+        x = shard_batch(nn.Dropout(self.dropout)(x, deterministic=deterministic))
+        for i in range(self.depth):
+            layer = _Layer(
+                self.num_heads, self.head_dim, self.attention_impl, name=f"layer_{i}", **types
+            )
+            x = shard_batch(layer(x))
+        return layer_norm(name="norm_out", **types)(x)
+
+
+class _Layer(nn.Module):
+    """Returns x after attention and feed-forward, each x + f(layer_norm(x)), [b, n, c]."""
+
+    num_heads: int
+    head_dim: int
+    attention_impl: str = "xla"
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        attention = Attention(
+            self.num_heads,
+            self.head_dim,
+            attention_impl=self.attention_impl,
+            name="attn",
+            **types,
+        )
+        x = x + attention(layer_norm(name="norm_attn", **types)(x))
+        return x + FeedForward(name="ff", **types)(layer_norm(name="norm_ff", **types)(x))

@@ -1,0 +1,1 @@
+"""Shared vocabulary: types, random keys, argument checks, configuration, precision."""

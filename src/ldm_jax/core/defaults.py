@@ -1,0 +1,42 @@
+"""The settings every run has; a config in `configs/` states only what differs."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def base_config() -> ConfigDict:
+    """Returns an unlocked configuration with `seed`, `train` and `sample` filled in.
+
+    A config adds `task` and `data`, whose fields are the signatures of what they build.
+    """
+    config = ConfigDict()
+    config.seed = 0
+    config.train = {
+        "steps": 100_000,
+        "batch_size": 64,  # global: all devices and micro-batches together
+        "accumulation": 1,  # micro-batches per update
+        "mesh": (-1, 1, 1),  # (data, fsdp, tensor); -1 takes the devices that are left
+        "learning_rate": 1e-4,
+        "scale_learning_rate": False,  # multiply by batch_size, the reference's --scale_lr
+        "schedule": "constant",  # constant | cosine
+        "warmup_steps": 0,
+        "final_learning_rate": 0.0,  # where cosine ends
+        "b1": 0.9,
+        "b2": 0.999,
+        "weight_decay": 0.01,
+        "clip_norm": placeholder(float),  # global gradient norm; None: no clipping
+        "ema_decay": 0.9999,
+        "log_every": 50,
+        "checkpoint_every": 1000,
+        "keep_checkpoints": 2,
+        "sample_every": 5000,
+    }
+    config.sample = {
+        "sampler": {"name": "ddim", "eta": 0.0},
+        "steps": 50,
+        "spacing": "trailing",
+        "guidance_scale": 1.0,
+        "grid_images": 16,
+        "per_device_batch": 8,
+    }
+    return config

@@ -1,0 +1,263 @@
+"""Batches: shuffled, repeated, transformed, split over processes, resumable to the example."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ldm_jax.core.checks import UserError, check_divides
+from ldm_jax.data.source import Source
+from ldm_jax.data.tokenizers import Tokenizer
+from ldm_jax.data.transforms import WHITE, transform_example
+
+_BATCH_KEYS = ("image", "class", "tokens", "boxes", "segmentation")
+_DEFAULT_KEYS = ("image", "class", "tokens")
+
+
+class Stream:
+    """An iterator over this process's rows of each global batch, as dicts of NumPy arrays.
+
+    Its state counts global batches, so it may be restored in a run with another number of
+    processes; batch size, seed, order and data set size must be the same.
+
+    Attributes:
+      batch_size: rows per batch in all processes together.
+      local_batch_size: rows per batch here.
+      steps_per_epoch: global batches per pass over the data, a float.
+    """
+
+    def __init__(
+        self, batches: "_LocalBatches", reading: tuple[int, int], contract: dict[str, Any]
+    ):
+        import grain
+
+        num_threads, prefetch = reading
+        self._contract = contract
+        self._iterator = iter(
+            grain.MapDataset.source(batches).to_iter_dataset(
+                grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
+            )
+        )
+        self.batch_size = batches.batch_size
+        self.local_batch_size = batches.rows
+        self.steps_per_epoch = contract["num_examples"] / batches.batch_size
+
+    def __iter__(self) -> "Stream":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        return next(self._iterator)
+
+    def get_state(self) -> dict[str, Any]:
+        """Returns the position, for `json.dumps`: what was handed out, not what was prefetched."""
+        return {**self._contract, "iterator": self._iterator.get_state()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues right after the batch at which `get_state` was called.
+
+        Raises:
+          UserError: if the state belongs to another stream of batches.
+        """
+        for key, expected in self._contract.items():
+            if state.get(key) != expected:
+                raise UserError(
+                    f"data: cannot resume, {key} is {expected!r} and was {state.get(key)!r} in the "
+                    "saved state. Legal: the value of the run that is resumed."
+                )
+        self._iterator.set_state(dict(state["iterator"]))
+
+
+class _LocalBatches:
+    """Random access to one process's rows, a contiguous block of each global batch."""
+
+    def __init__(self, examples: Any, batch_size: int, process_index: int, process_count: int):
+        self.batch_size = batch_size
+        self.rows = batch_size // process_count
+        self._examples = examples
+        self._offset = process_index * self.rows
+
+    def __len__(self) -> int:
+        # `repeat()` has length maxsize; the last, incomplete global batch is dropped.
+        return len(self._examples) // self.batch_size
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        start = step * self.batch_size + self._offset
+        return _stack([self._examples[start + row] for row in range(self.rows)])
+
+    def __repr__(self) -> str:
+        return f"_LocalBatches({self.batch_size}, {self._offset}, {self.rows})"
+
+
+def make_stream(
+    source: Source,
+    *,
+    batch_size: int,
+    image_size: int,
+    channels: int = 3,
+    seed: int = 0,
+    shuffle: bool = True,
+    tokenizer: Tokenizer | None = None,
+    random_crop: bool = False,
+    flip_probability: float = 0.0,
+    background: tuple[int, int, int] = WHITE,
+    num_threads: int = 8,
+    prefetch: int = 16,
+    process_index: int = 0,
+    process_count: int = 1,
+    keys: Sequence[str] | None = None,
+    num_epochs: int | None = None,
+) -> Stream:
+    """Returns the stream of batches of `source`.
+
+    The global batch at step s depends on the source and on `seed`, `shuffle`, `batch_size`, the
+    tokenizer and the transforms alone; process p of n holds its rows p b .. (p + 1) b - 1 for
+    b = batch_size / n, and reads no others. Each epoch is shuffled and transformed anew; batches
+    run across the border of epochs.
+
+    Args:
+      source: at least one example.
+      batch_size: of all processes together.
+      image_size: side of the square images, uint8 [b, image_size, image_size, channels].
+      channels: 3 or 1.
+      seed: in [0, 2^32).
+      tokenizer: turns the source's text into tokens, int32 [b, length].
+      random_crop: a random instead of the central square.
+      flip_probability: of mirroring left and right.
+      background: RGB behind transparent pixels.
+      num_threads: batches prepared at once.
+      prefetch: batches prepared ahead; 0 prepares each when it is asked for.
+      keys: what goes into a batch, of image, class, tokens, boxes, segmentation. Default: image,
+        and class and tokens where they are there.
+      num_epochs: None never ends.
+
+    Raises:
+      UserError: for arguments that do not fit each other or the source.
+    """
+    import grain  # costs a second to import
+
+    _check_sizes(source, batch_size, process_index, process_count, seed, num_epochs)
+    keys = _check_keys(source, tokenizer, keys)
+
+    def prepare(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return transform_example(
+            _select(example, keys, tokenizer),
+            rng,
+            image_size=image_size,
+            channels=channels,
+            random_crop=random_crop,
+            flip_probability=flip_probability,
+            background=background,
+        )
+
+    examples = grain.MapDataset.source(source).seed(seed)
+    if shuffle:
+        examples = examples.shuffle()
+    examples = examples.repeat(num_epochs).random_map(prepare)
+    batches = _LocalBatches(examples, batch_size, process_index, process_count)
+    contract = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "shuffle": shuffle,
+        "num_examples": len(source),
+    }
+    return Stream(batches, (min(num_threads, prefetch), prefetch), contract)
+
+
+def load_examples(
+    source: Source,
+    indices: Sequence[int],
+    *,
+    image_size: int,
+    channels: int = 3,
+    tokenizer: Tokenizer | None = None,
+    background: tuple[int, int, int] = WHITE,
+    keys: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Returns the chosen examples as one batch, cropped in the middle, never mirrored.
+
+    The keys are those of `make_stream`, and `text`, a list of captions, where the source has it.
+    """
+    if len(indices) < 1:
+        raise UserError("load_examples: got no indices. Legal: at least one.")
+    keys = _check_keys(source, tokenizer, keys)
+    unused = np.random.default_rng(0)
+    chosen = [source[int(index)] for index in indices]
+    prepared = [
+        transform_example(
+            _select(example, keys, tokenizer),
+            unused,
+            image_size=image_size,
+            channels=channels,
+            background=background,
+        )
+        for example in chosen
+    ]
+    batch: dict[str, Any] = _stack(prepared)
+    if "text" in chosen[0]:
+        batch["text"] = [example["text"] for example in chosen]
+    return batch
+
+
+def _select(
+    example: dict[str, Any], keys: Sequence[str], tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    if tokenizer is not None and "tokens" in keys:
+        example = {**example, "tokens": tokenizer(example["text"])}
+    return {key: example[key] for key in keys}
+
+
+def _stack(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    if "class" in batch:
+        batch["class"] = batch["class"].astype(np.int32)
+    return batch
+
+
+def _check_sizes(
+    source: Source,
+    batch_size: int,
+    process_index: int,
+    process_count: int,
+    seed: int,
+    num_epochs: int | None,
+) -> None:
+    if batch_size < 1:
+        raise UserError(f"data.batch_size: got {batch_size}. Legal: at least 1.")
+    check_divides("process_count", process_count, "data.batch_size", batch_size)
+    if not 0 <= process_index < process_count:
+        raise UserError(f"process_index: got {process_index}. Legal: 0 .. {process_count - 1}.")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"data.seed: got {seed}. Legal: 0 .. 2^32 - 1.")
+    if num_epochs is not None and num_epochs < 1:
+        raise UserError(f"data.num_epochs: got {num_epochs}. Legal: None, or at least 1.")
+    if batch_size > len(source):
+        raise UserError(
+            f"data.batch_size: got {batch_size}, more than the {len(source)} examples of {source!r}"
+            f". Legal: at most {len(source)}."
+        )
+
+
+def _check_keys(
+    source: Source, tokenizer: Tokenizer | None, keys: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Returns the keys of a batch, in order, after looking at the first example."""
+    available = dict(source[0])
+    if tokenizer is not None:
+        if "text" not in available:
+            raise UserError(
+                f"data.tokenizer: {source!r} has no captions; its examples have "
+                f"{', '.join(available)}. Legal: no tokenizer, or a source with text."
+            )
+        available["tokens"] = tokenizer.empty
+    legal = tuple(key for key in _BATCH_KEYS if key in available)
+    if keys is None:
+        return tuple(key for key in _DEFAULT_KEYS if key in available)
+    for key in keys:
+        if key not in legal:
+            hint = " (tokens need a tokenizer)" if key == "tokens" else ""
+            raise UserError(
+                f"data.keys: got {key!r}{hint} for {source!r}. Legal: {', '.join(legal)}."
+            )
+    if "image" not in keys:
+        raise UserError(f"data.keys: got {tuple(keys)}. Legal: tuples with image.")
+    return tuple(keys)

@@ -1,0 +1,154 @@
+"""From image files of any kind to uint8 squares, and the same geometry for maps and boxes."""
+
+import dataclasses
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ldm_jax.core.checks import check_in
+
+WHITE = (255, 255, 255)
+_LUMA = np.array([299, 587, 114], np.int64)  # ITU-R 601, thousandths
+
+
+def decode(file: str | BinaryIO) -> np.ndarray:
+    """Returns the upright pixels of an image file, uint8 [H, W, C].
+
+    C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). EXIF orientation is applied; palettes and
+    key colours become colours and alpha; CMYK and other spaces become RGB; 16-bit greys are
+    rounded to 8 bits. Colour profiles are ignored.
+
+    Raises:
+      OSError, SyntaxError, ValueError, ...: whatever Pillow raises for a broken file.
+    """
+    with Image.open(file) as opened:
+        image = ImageOps.exif_transpose(opened)
+        if image.mode == "F":
+            raise ValueError("floating-point pixels have no fixed range")
+        if image.mode.startswith("I"):
+            wide = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+            return ((wide + 128) // 257).astype(np.uint8)[:, :, None]
+        pixels = np.asarray(image.convert(_plain_mode(image)))
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _plain_mode(image: Image.Image) -> str:
+    """Returns L, LA, RGB or RGBA: the least that holds what the image holds."""
+    if image.mode in ("PA", "RGBa", "RGBA") or "transparency" in image.info:
+        return "RGBA"
+    if image.mode in ("1", "L"):
+        return "L"
+    return "LA" if image.mode in ("La", "LA") else "RGB"
+
+
+def as_channels(
+    image: np.ndarray, channels: int, background: tuple[int, int, int] = WHITE
+) -> np.ndarray:
+    """Returns uint8 [H, W, channels]: alpha composited on `background`, then RGB or luma.
+
+    Args:
+      image: uint8 [H, W] or [H, W, C], C in 1 .. 4 as `decode` makes them.
+      channels: 3 (RGB) or 1 (grey).
+      background: RGB in [0, 255].
+    """
+    check_in("channels", channels, (1, 3))
+    image = image[:, :, None] if image.ndim == 2 else image
+    check_in("image channels", image.shape[2], (1, 2, 3, 4))
+    if image.shape[2] in (2, 4):
+        colour, alpha = image[:, :, :-1].astype(np.int32), image[:, :, -1:].astype(np.int32)
+        ground = np.asarray(background, np.int32)
+        image = ((colour * alpha + ground * (255 - alpha) + 127) // 255).astype(np.uint8)
+    if image.shape[2] == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=2)
+    return ((image @ _LUMA + 500) // 1000).astype(np.uint8)[:, :, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A square of an image, in its pixels, and whether it is mirrored."""
+
+    left: int
+    top: int
+    side: int
+    flip: bool = False
+
+
+def choose_crop(
+    height: int, width: int, rng: np.random.Generator, random: bool, flip_probability: float
+) -> Crop:
+    """Returns the largest square, in the middle or anywhere, mirrored with some probability.
+
+    Three numbers are always drawn, so that changing one option leaves the others' draws alone.
+    """
+    side = min(height, width)
+    u, v, w = rng.random(3)
+    if random:
+        left, top = int(u * (width - side + 1)), int(v * (height - side + 1))
+    else:
+        left, top = (width - side) // 2, (height - side) // 2
+    return Crop(left, top, side, flip=bool(w < flip_probability))
+
+
+def crop_resize(image: np.ndarray, crop: Crop, size: int, smooth: bool = True) -> np.ndarray:
+    """Returns the crop at `size` x `size`, uint8 [size, size, C] or [size, size].
+
+    Pillow's bicubic filter, whose support grows with the reduction, so that nothing aliases;
+    cropping before resizing (as the reference does for LSUN, ldm/data/lsun.py:45-58) equals
+    resizing the shorter side first, but cannot explode on a 1 x 10,000 image.
+
+    Args:
+      image: uint8 [H, W] or [H, W, C], C in 1, 3.
+      smooth: False picks nearest neighbours, for maps of classes.
+    """
+    square = image[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
+    if crop.flip:
+        square = square[:, ::-1]
+    if crop.side != size:
+        grey = square.ndim == 3 and square.shape[2] == 1
+        filter_ = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+        pillow = Image.fromarray(np.ascontiguousarray(square[:, :, 0] if grey else square))
+        square = np.asarray(pillow.resize((size, size), filter_))
+        square = square[:, :, None] if grey else square
+    return np.ascontiguousarray(square)
+
+
+def crop_boxes(boxes: np.ndarray, crop: Crop, height: int, width: int) -> np.ndarray:
+    """Returns boxes in the crop's coordinates, float32 [n, 5], clipped to [0, 1].
+
+    Boxes that lie outside the crop, and unused rows, are -1 throughout.
+    """
+    scale = np.array([width, height, width, height], np.float32)
+    corner = np.array([crop.left, crop.top, crop.left, crop.top], np.float32)
+    corners = np.clip((boxes[:, :4] * scale - corner) / crop.side, 0.0, 1.0)
+    if crop.flip:
+        corners[:, [0, 2]] = 1.0 - corners[:, [2, 0]]
+    seen = (corners[:, 0] < corners[:, 2]) & (corners[:, 1] < corners[:, 3]) & (boxes[:, 4] >= 0)
+    placed = np.concatenate([corners, boxes[:, 4:]], axis=1).astype(np.float32)
+    return np.where(seen[:, None], placed, np.float32(-1.0))
+
+
+def transform_example(
+    example: dict[str, Any],
+    rng: np.random.Generator,
+    *,
+    image_size: int,
+    channels: int = 3,
+    random_crop: bool = False,
+    flip_probability: float = 0.0,
+    background: tuple[int, int, int] = WHITE,
+) -> dict[str, Any]:
+    """Returns the example with image, segmentation and boxes cropped, resized, mirrored alike."""
+    height, width = example["image"].shape[:2]
+    crop = choose_crop(height, width, rng, random_crop, flip_probability)
+    image = as_channels(example["image"], channels, background)
+    changed = {**example, "image": crop_resize(image, crop, image_size)}
+    if "segmentation" in example:
+        changed["segmentation"] = crop_resize(
+            example["segmentation"], crop, image_size, smooth=False
+        )
+    if "boxes" in example:
+        changed["boxes"] = crop_boxes(example["boxes"], crop, height, width)
+    return changed

@@ -1,0 +1,1 @@
+"""The diffusion process as pure functions: schedule, forward process, parameterisation, loss."""

@@ -1,0 +1,1 @@
+"""Meshes and shardings: where every array of a run lives."""

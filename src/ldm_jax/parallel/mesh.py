@@ -1,0 +1,54 @@
+"""The device mesh `(data, fsdp, tensor)`."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+from ldm_jax.core.axes import BATCH_AXES, MESH_AXES
+from ldm_jax.core.checks import UserError
+
+
+def make_mesh(
+    shape: Sequence[int] = (-1, 1, 1), devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Returns a mesh with axes `(data, fsdp, tensor)` over `devices`, by default all of them.
+
+    Args:
+      shape: three sizes; one of them may be -1 and takes the devices that are left.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    sizes = [int(size) for size in shape]
+    known = math.prod(size for size in sizes if size != -1)
+    if len(sizes) != 3 or sizes.count(-1) > 1 or known < 1 or any(s < -1 for s in sizes):
+        raise UserError(
+            f"mesh={tuple(shape)}: expected three positive sizes {MESH_AXES}, at most one of them -1."
+        )
+    if -1 in sizes and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        raise UserError(
+            f"mesh={tuple(shape)}: the sizes must multiply to the {len(devices)} device(s) of this run."
+        )
+    return jax.make_mesh(
+        tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices
+    )
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Returns into how many parts a batch is split: data × fsdp."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def check_batch_size(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:
+    """Raises UserError unless every device gets the same number of whole micro-batch rows."""
+    unit = batch_shards(mesh) * accumulation
+    if batch_size < 1 or batch_size % unit:
+        raise UserError(
+            f"train.batch_size={batch_size} must be a multiple of data × fsdp × accumulation = {unit}. "
+            f"Legal: {unit}, {2 * unit}, {3 * unit}, …"
+        )

@@ -1,0 +1,100 @@
+"""Sharding as data: regular expressions on parameter paths, resolved once to NamedShardings.
+
+Tensor parallelism splits attention over heads and feed-forward layers over their width, in the
+pattern of Megatron-LM (Shoeybi et al. 2019, section 3): the first projection by columns, the
+second by rows, so one all-reduce closes each block. FSDP then splits the largest axis left
+that divides (ZeRO stage 3, Rajbhandari et al. 2020). Optimizer moments and EMA end in the same
+path as their parameter, so they land beside it.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ldm_jax.core.axes import BATCH_AXES, FSDP, TENSOR
+
+Rule = tuple[str, tuple[str | None, ...]]
+
+# (pattern searched in the path, mesh axis per array axis); the first match wins.
+RULES: tuple[Rule, ...] = (
+    (r"/(to_q|to_k|to_v|value|gate|hidden)/kernel$", (None, TENSOR)),
+    (r"/(to_q|to_k|to_v|value|gate|hidden)/bias$", (TENSOR,)),
+    (r"/(to_out|out)/kernel$", (TENSOR, None)),
+)
+
+
+def path_name(path: Sequence[Any]) -> str:
+    """Returns a JAX key path as 'params/unet/conv_in/kernel'."""
+    return "/".join(
+        str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path
+    )
+
+
+def partition_spec(
+    name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rule] = RULES
+) -> PartitionSpec:
+    """Returns where one array lives: tensor axes by rule, then FSDP on the largest axis left.
+
+    An axis that the mesh does not divide stays whole.
+    """
+    spec: list[str | None] = [None] * len(shape)
+    for pattern, axes in rules:
+        if len(axes) == len(shape) and re.search(pattern, name):
+            for i, axis in enumerate(axes):
+                if axis is not None and shape[i] % mesh.shape[axis] == 0:
+                    spec[i] = axis
+            break
+    if mesh.shape[FSDP] > 1:
+        free = [
+            i for i, size in enumerate(shape) if spec[i] is None and size % mesh.shape[FSDP] == 0
+        ]
+        if free:
+            spec[max(free, key=lambda i: shape[i])] = FSDP
+    return PartitionSpec(*spec)
+
+
+def shardings(mesh: Mesh, tree: Any, rules: Sequence[Rule] = RULES) -> Any:
+    """Returns a NamedSharding for every array (or ShapeDtypeStruct) of a pytree."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(
+            mesh, partition_spec(path_name(path), leaf.shape, mesh, rules)
+        ),
+        tree,
+    )
+
+
+def placed(mesh: Mesh, abstract: Any, rules: Sequence[Rule] = RULES) -> Any:
+    """Returns ShapeDtypeStructs that carry their sharding, as checkpoints are restored to."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings(mesh, abstract, rules),
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of a batch: rows over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def put_batch(mesh: Mesh, batch: Any) -> Any:
+    """Returns a global, sharded batch from the rows that this process loaded."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Returns the bytes that one device holds of a sharded pytree (arrays or shape structs)."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )

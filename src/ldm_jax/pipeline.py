@@ -1,0 +1,159 @@
+"""The Python door: a trained run in, images out.
+
+pipeline = Pipeline.from_checkpoint("runs/shapes")
+images = pipeline(["a large red circle at the top left"], seed=1)
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.core.types import PyTree
+from ldm_jax.parallel.mesh import make_mesh
+from ldm_jax.parallel.sharding import placed
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train import assemble
+from ldm_jax.train.checkpoint import read_config, restore_frozen, restore_params
+from ldm_jax.train.frozen import abstract_frozen
+from ldm_jax.train.sampling import make_sample_fn
+
+
+class Pipeline:
+    """Samples from a latent diffusion model with its own first stage and tokenizer."""
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        task: LatentDiffusionTask,
+        params: PyTree,
+        frozen: PyTree,
+        mesh: Mesh,
+        step: int,
+    ):
+        """Takes what `from_checkpoint` finds; `params` and `frozen` are laid out over `mesh`."""
+        self.config, self.task, self.mesh, self.step = config, task, mesh, step
+        self._params, self._frozen = params, frozen
+        self._tokenizer = assemble.build_tokenizer(config)
+        self._compiled: dict[str, Callable[..., np.ndarray]] = {}
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        workdir: str | Path,
+        *,
+        config: ConfigDict | None = None,
+        ema: bool = True,
+        mesh: Mesh | None = None,
+    ) -> "Pipeline":
+        """Returns the newest checkpoint of a training run, ready to sample.
+
+        Args:
+          workdir: of `ldm-jax train`; nothing outside it is read.
+          config: replaces the run's own, for other `sample` settings.
+          ema: the averaged parameters (usual) or the raw ones.
+          mesh: by default all devices along `data`.
+
+        Raises:
+          UserError: not a diffusion run, or nothing trained yet.
+        """
+        config = read_config(workdir) if config is None else config
+        task = assemble.build_task(config)
+        if not isinstance(task, LatentDiffusionTask):
+            raise UserError(
+                f"{workdir}: holds task {config.task.name!r}; sampling needs latent_diffusion."
+            )
+        mesh = make_mesh() if mesh is None else mesh
+        spec = assemble.batch_spec(config, task, 1)
+        params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
+        params, step = restore_params(workdir, placed(mesh, params), ema=ema)
+        frozen = abstract_frozen(task, config.data.image_size, config.data.get("channels", 3))
+        return cls(config, task, params, restore_frozen(workdir, placed(mesh, frozen)), mesh, step)
+
+    def __call__(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        classes: Sequence[int] | None = None,
+        num_images: int | None = None,
+        seed: int = 0,
+        first_index: int = 0,
+        image_shape: tuple[int, int] | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> np.ndarray:
+        """Returns images [n, H, W, C] uint8.
+
+        Image k of the result is a function of (seed, first_index + k) and its own condition: it
+        does not change with the number of images or devices.
+
+        Args:
+          prompts: one per image, for models that read text.
+          classes: one per image, for models that read a class.
+          num_images: for unconditional models; otherwise repeats a single prompt or class.
+          seed: of the noise.
+          first_index: number of the first image.
+          image_shape: (H, W) in pixels, by default the training size.
+          progress: called with the number of images finished, after each bucket.
+
+        Raises:
+          UserError: the condition is missing, of the wrong kind, or the size is illegal.
+        """
+        batch, count = self._inputs(prompts, classes, num_images)
+        if image_shape is not None:
+            assemble.check_image_size(self.task, *image_shape)
+        indices = first_index + np.arange(count)
+        draw = self._draw_fn(image_shape)
+        return draw(self._params, self._frozen, batch, seed, indices, progress)
+
+    def _draw_fn(self, image_shape: tuple[int, int] | None) -> Callable[..., np.ndarray]:
+        key = f"{self.config.sample.to_json_best_effort(sort_keys=True)}{image_shape}"
+        if key not in self._compiled:
+            self._compiled[key] = make_sample_fn(
+                self.task,
+                assemble.build_sample_settings(self.config, self.task),
+                self.mesh,
+                per_device_batch=self.config.sample.per_device_batch,
+                image_shape=image_shape,
+            )
+        return self._compiled[key]
+
+    def _inputs(self, prompts, classes, num_images) -> tuple[dict[str, np.ndarray], int]:
+        given: dict[str, Sequence[Any] | None] = {"tokens": prompts, "class": classes}
+        words = {"tokens": "prompts", "class": "classes"}
+        reads = self.task.conditioner.inputs
+        for name, values in given.items():
+            if values is not None and name not in reads:
+                raise UserError(
+                    f"{words[name]}: given, but this model's conditioner reads "
+                    f"{', '.join(words.get(r, r) for r in reads) or 'nothing'}."
+                )
+        if not reads:
+            return {}, _count(num_images if num_images is not None else 1)
+        values = given.get(reads[0])
+        if values is None or not len(values):
+            raise UserError(f"{words[reads[0]]}: this model needs at least one.")
+        if num_images is not None and len(values) == 1:
+            values = list(values) * _count(num_images)
+        if reads[0] == "tokens":
+            rows = np.stack([self._tokenizer(text) for text in values])
+        else:
+            rows = np.asarray(self._checked_classes(values), np.int32)
+        return {reads[0]: rows}, len(rows)
+
+    def _checked_classes(self, classes: Sequence[int]) -> Sequence[int]:
+        limit = self.task.conditioner.num_classes
+        for label in classes:
+            if not 0 <= label < limit:
+                raise UserError(f"class {label}: legal is 0 to {limit - 1}.")
+        return classes
+
+
+def _count(num_images: int) -> int:
+    if num_images < 1:
+        raise UserError(f"num_images={num_images}: legal is 1 or more.")
+    return num_images

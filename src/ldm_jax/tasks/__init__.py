@@ -1,0 +1,1 @@
+"""Tasks: what is learned, as losses over explicit parameters."""

@@ -1,0 +1,167 @@
+"""Latent diffusion: a denoising network and its conditioner, over a frozen first stage."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ldm_jax.conditioning.base import Conditioner, drop
+from ldm_jax.core.checks import check_in
+from ldm_jax.core.rng import Purpose, StepKeys, normal, randint, uniform
+from ldm_jax.core.types import Array, Batch, Conditioning, PyTree
+from ldm_jax.diffusion.loss import LOSSES
+from ldm_jax.diffusion.parameterization import (
+    PARAMETERIZATIONS,
+    Prediction,
+    to_prediction,
+    training_target,
+)
+from ldm_jax.diffusion.process import q_sample
+from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.diffusion.spacing import Steps
+from ldm_jax.samplers.base import Sampler, image_keys, initial_noise, sample
+from ldm_jax.samplers.guidance import classifier_free
+from ldm_jax.tasks.base import LossOutput, to_float_images
+from ldm_jax.tasks.first_stage import FirstStage, FrozenFirstStage
+
+Denoise = Callable[[Array, Array, Conditioning], Prediction]
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentDiffusionTask:
+    """Denoising in the latent space of a first stage (Rombach et al. 2022, equations 2 and 3).
+
+    loss = E_{z, eps, t} weight(t) · ‖target - network(z_t, t, tau(y))‖, averaged over the latent.
+
+    Attributes:
+      model: the denoising network, `(z_t, t, conditioning) -> [b, h, w, c]`.
+      conditioner: tau_theta, trained jointly.
+      first_stage: encodes and decodes; its parameters are in `frozen`.
+      schedule: noise levels.
+      weights: [T] float32, loss weight per timestep.
+      image_size: pixels of the square training images.
+      parameterization: what the network predicts: 'eps', 'x0' or 'v'.
+      loss_name: 'l1' or 'l2'.
+      condition_drop_rate: share of examples trained with the null condition, for
+        classifier-free guidance (Ho & Salimans 2022).
+    """
+
+    model: Any
+    conditioner: Conditioner
+    first_stage: FirstStage
+    schedule: Schedule
+    weights: Array
+    image_size: int
+    parameterization: str = "eps"
+    loss_name: str = "l2"
+    condition_drop_rate: float = 0.1
+
+    def __post_init__(self):
+        check_in("task.parameterization", self.parameterization, PARAMETERIZATIONS)
+        check_in("task.loss", self.loss_name, LOSSES)
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """One loss trains the network and the conditioner together."""
+        return {"diffusion": ("unet", "conditioner")}
+
+    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+        """Returns fresh parameters `{'unet', 'conditioner'}` and no mutable collections."""
+        unet_key, conditioner_key = jax.random.split(key)
+        one = {name: jnp.zeros((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
+        conditioning, variables = self.conditioner.init_with_output(conditioner_key, one)
+        z = jnp.zeros((1, *self.first_stage.latent_shape(self.image_size, self.image_size)))
+        unet = self.model.init(unet_key, z, jnp.zeros((1,)), conditioning)
+        return {"unet": unet["params"], "conditioner": variables.get("params", {})}, {}
+
+    def loss(
+        self,
+        group: str,
+        params: PyTree,
+        mutable: PyTree,
+        frozen: FrozenFirstStage,
+        batch: Batch,
+        keys: StepKeys,
+    ) -> LossOutput:
+        """Returns the denoising loss at one uniformly drawn timestep per example."""
+        del group
+        images = to_float_images(batch["image"])
+        z0 = self.first_stage.encode(frozen, images, keys(Purpose.POSTERIOR))
+        z0 = jax.lax.stop_gradient(z0)
+        t = randint(keys(Purpose.TIMESTEP), 0, self.schedule.num_timesteps)
+        eps = normal(keys(Purpose.NOISE), z0.shape[1:])
+        z_t = q_sample(self.schedule, z0, t, eps)
+        conditioning = self._training_conditioning(params, batch, keys)
+        output = self.model.apply(
+            {"params": params["unet"]},
+            z_t,
+            t.astype(jnp.float32),
+            conditioning,
+            deterministic=False,
+            rngs={"dropout": keys.shared(Purpose.DROPOUT)},
+        )
+        target = training_target(self.parameterization, z0, eps, self.schedule.alpha_bar[t])
+        per_example = LOSSES[self.loss_name](output, target)
+        loss = jnp.mean(self.weights[t] * per_example)
+        return LossOutput(loss, {"loss_simple": jnp.mean(per_example)}, mutable)
+
+    def _training_conditioning(self, params: PyTree, batch: Batch, keys: StepKeys) -> Conditioning:
+        variables = {"params": params["conditioner"]}
+        conditioning = self.conditioner.apply(
+            variables,
+            batch,
+            deterministic=False,
+            rngs={"dropout": keys.shared(Purpose.DROPOUT)},
+        )
+        if self.condition_drop_rate == 0.0:
+            return conditioning
+        null = self.conditioner.apply(variables, 1, method="null")
+        mask = uniform(keys(Purpose.CONDITION_DROP)) < self.condition_drop_rate
+        return drop(conditioning, null, mask)
+
+    def denoiser(self, params: PyTree) -> Denoise:
+        """Returns `denoise(z, t, conditioning) -> Prediction` for samplers and guidance."""
+
+        def denoise(z: Array, t: Array, conditioning: Conditioning) -> Prediction:
+            output = self.model.apply({"params": params["unet"]}, z, t, conditioning)
+            alpha_bar = self.schedule.alpha_bar[t.astype(jnp.int32)]
+            return to_prediction(self.parameterization, output, z, alpha_bar)
+
+        return denoise
+
+    def sample(
+        self,
+        params: PyTree,
+        frozen: FrozenFirstStage,
+        batch: Batch,
+        indices: Array,
+        *,
+        seed: Array | int,
+        sampler: Sampler,
+        steps: Steps,
+        guidance_scale: Array | float = 1.0,
+        image_shape: Sequence[int] | None = None,
+    ) -> Array:
+        """Returns images [b, H, W, C], about [-1, 1], one per row of the condition inputs.
+
+        Args:
+          params: usually the EMA of the trained parameters.
+          frozen: the first stage.
+          batch: what the conditioner reads, [b, …] each.
+          indices: [b] int32 image numbers; image k depends on (seed, k) alone.
+          seed: of the sample, not of the training run.
+          sampler: the update rule.
+          steps: its table of noise levels, one row per model evaluation.
+          guidance_scale: s in eps_null + s · (eps_cond - eps_null); a Python 1.0 turns it off.
+          image_shape: (H, W) in pixels, by default the training size.
+        """
+        height, width = image_shape or (self.image_size, self.image_size)
+        variables = {"params": params["conditioner"]}
+        conditioning = self.conditioner.apply(variables, batch)
+        null = self.conditioner.apply(variables, 1, method="null")
+        predict = classifier_free(self.denoiser(params), conditioning, null, guidance_scale)
+        z_T = initial_noise(seed, indices, self.first_stage.latent_shape(height, width))
+        z = sample(sampler, predict, z_T, steps, image_keys(seed, indices))
+        return self.first_stage.decode(frozen, z)

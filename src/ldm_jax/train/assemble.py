@@ -1,0 +1,206 @@
+"""From a configuration to the objects of a run; below this file there are only typed arguments."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from ldm_jax.conditioning import CONDITIONERS
+from ldm_jax.core.checks import UserError, check_in
+from ldm_jax.core.config import build, call
+from ldm_jax.data import SOURCES, TOKENIZERS
+from ldm_jax.data.pipeline import Stream, load_examples, make_stream
+from ldm_jax.diffusion.schedule import make_schedule as make_noise_schedule
+from ldm_jax.diffusion.spacing import Steps, make_steps
+from ldm_jax.diffusion.weighting import WEIGHTINGS
+from ldm_jax.models import MODELS
+from ldm_jax.samplers import SAMPLERS
+from ldm_jax.samplers.base import Sampler
+from ldm_jax.tasks.autoencoder import AutoencoderTask
+from ldm_jax.tasks.base import Task
+from ldm_jax.tasks.first_stage import FirstStage
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train.optim import make_optimizer, make_schedule
+
+TASKS = {"autoencoder": AutoencoderTask, "latent_diffusion": LatentDiffusionTask}
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """How images are drawn: the sampler, its table, and the guidance scale."""
+
+    sampler: Sampler
+    steps: Steps
+    guidance_scale: float
+
+
+def build_task(config: ConfigDict) -> Task:
+    """Returns the task of `config.task`, checked against `config.data`.
+
+    Raises:
+      UserError: unknown names or fields, or an image size that the model cannot take.
+    """
+    name = check_in("config.task.name", config.task.get("name"), TASKS)
+    settings = {key: value for key, value in config.task.items() if key != "name"}
+    make = {"autoencoder": _autoencoder_task, "latent_diffusion": _latent_diffusion_task}[name]
+    task = make(settings, config.data.image_size)
+    check_image_size(task, config.data.image_size)
+    return task
+
+
+def _autoencoder_task(settings: dict[str, Any], image_size: int) -> AutoencoderTask:
+    settings["model"] = build("config.task.model", MODELS, settings.pop("model", {}))
+    return call("config.task", AutoencoderTask, settings, image_size=image_size)
+
+
+def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentDiffusionTask:
+    first_stage = build(
+        "config.task.first_stage.model", MODELS, settings.pop("first_stage")["model"]
+    )
+    schedule = call(
+        "config.task.schedule", make_noise_schedule, settings.pop("schedule", {"name": "linear"})
+    )
+    parameterization = settings.get("parameterization", "eps")
+    weights = build(
+        "config.task.weighting",
+        WEIGHTINGS,
+        settings.pop("weighting", {"name": "uniform"}),
+        schedule=schedule,
+        parameterization=parameterization,
+    )
+    settings |= {
+        "model": build("config.task.model", MODELS, settings.pop("model", {})),
+        "conditioner": build(
+            "config.task.conditioner", CONDITIONERS, settings.pop("conditioner", {"name": "none"})
+        ),
+        "first_stage": FirstStage(first_stage),
+        "schedule": schedule,
+        "weights": weights,
+    }
+    return call("config.task", LatentDiffusionTask, settings, image_size=image_size)
+
+
+def size_multiple(task: Task) -> int:
+    """Returns the pixels that legal image heights and widths are multiples of."""
+    if isinstance(task, LatentDiffusionTask):
+        return task.first_stage.model.downsampling_factor * task.model.size_multiple
+    return task.model.downsampling_factor
+
+
+def check_image_size(task: Task, *sizes: int) -> None:
+    """Raises UserError unless every size is a positive multiple of what the model needs."""
+    unit = size_multiple(task)
+    for size in sizes:
+        if size < 1 or size % unit:
+            raise UserError(
+                f"image size {size}: the model takes multiples of {unit} pixels. "
+                f"Legal: {unit}, {2 * unit}, {3 * unit}, …"
+            )
+
+
+def build_tokenizer(config: ConfigDict) -> Any:
+    """Returns the tokenizer of `config.data.tokenizer`, or None if the data have none."""
+    settings = config.data.get("tokenizer")
+    return build("config.data.tokenizer", TOKENIZERS, settings) if settings else None
+
+
+def build_source(config: ConfigDict) -> Any:
+    """Returns the data source of `config.data.source`."""
+    return build("config.data.source", SOURCES, config.data.source)
+
+
+def _transform_settings(config: ConfigDict) -> dict[str, Any]:
+    return {k: v for k, v in config.data.items() if k not in ("source", "tokenizer")}
+
+
+def build_stream(config: ConfigDict, source: Any, task: Task, tokenizer: Any) -> Stream:
+    """Returns this process's rows of the training batches."""
+    return call(
+        "config.data",
+        make_stream,
+        _transform_settings(config),
+        source=source,
+        batch_size=config.train.batch_size,
+        seed=config.seed,
+        tokenizer=tokenizer,
+        keys=("image", *condition_inputs(task)),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def build_examples(config: ConfigDict, source: Any, tokenizer: Any, indices: Any) -> dict:
+    """Returns fixed, preprocessed examples of the source, with their captions under 'text'."""
+    settings = _transform_settings(config)
+    legal = {"image_size", "channels", "background"}
+    settings = {key: value for key, value in settings.items() if key in legal}
+    return call(
+        "config.data", load_examples, settings, source=source, indices=indices, tokenizer=tokenizer
+    )
+
+
+def condition_inputs(task: Task) -> tuple[str, ...]:
+    """Returns the batch entries that the task's conditioner reads."""
+    return tuple(task.conditioner.inputs) if isinstance(task, LatentDiffusionTask) else ()
+
+
+def batch_spec(config: ConfigDict, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns the shapes and dtypes of a batch, without touching any data."""
+    data = config.data
+    size, channels = data.image_size, data.get("channels", 3)
+    known = {
+        "image": jax.ShapeDtypeStruct((batch_size, size, size, channels), np.uint8),
+        "class": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    }
+    if data.get("tokenizer"):
+        shape = (batch_size, data.tokenizer.length)
+        known["tokens"] = jax.ShapeDtypeStruct(shape, np.int32)
+    inputs = ("image", *condition_inputs(task))
+    for name in inputs:
+        if name not in known:
+            raise UserError(
+                f"config.task.conditioner reads {name!r}, which the data lack; "
+                "text needs config.data.tokenizer (words or huggingface)."
+            )
+    return {name: known[name] for name in inputs}
+
+
+def effective_learning_rate(config: ConfigDict) -> tuple[float, str]:
+    """Returns the peak learning rate and the rule that gave it."""
+    train = config.train
+    if not train.scale_learning_rate:
+        return train.learning_rate, "learning_rate as given"
+    return train.learning_rate * train.batch_size, "learning_rate × batch_size"
+
+
+def build_optimizers(
+    config: ConfigDict, task: Task
+) -> tuple[Mapping[str, optax.GradientTransformation], optax.Schedule]:
+    """Returns one AdamW per loss group, and their common learning-rate schedule."""
+    train = config.train
+    peak, _ = effective_learning_rate(config)
+    schedule = make_schedule(
+        train.schedule, peak, train.steps, train.warmup_steps, train.final_learning_rate
+    )
+    optimizer = make_optimizer(
+        schedule,
+        b1=train.b1,
+        b2=train.b2,
+        weight_decay=train.weight_decay,
+        clip_norm=train.clip_norm,
+    )
+    return {group: optimizer for group in task.groups}, schedule
+
+
+def build_sample_settings(config: ConfigDict, task: LatentDiffusionTask) -> SampleSettings:
+    """Returns the sampler, its step table and the guidance scale of `config.sample`."""
+    sample = config.sample
+    return SampleSettings(
+        sampler=build("config.sample.sampler", SAMPLERS, sample.sampler),
+        steps=make_steps(task.schedule, sample.steps, sample.spacing),
+        guidance_scale=float(sample.guidance_scale),
+    )

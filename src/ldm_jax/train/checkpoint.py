@@ -1,0 +1,196 @@
+"""What a run keeps on disk, through Orbax: asynchronous, atomic, sharded.
+
+workdir/config.json                     the configuration as resolved
+workdir/frozen/                         first stage and latent scale, written once
+workdir/checkpoints/<step>/params       trained parameters
+                          /ema_params   their average: all that sampling needs
+                          /optimizer    step, optimizer state, other collections
+                          /data         position of the data iterator
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.core.types import PyTree
+from ldm_jax.train.state import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest kept."""
+
+    def __init__(self, workdir: str | Path, keep: int = 2):
+        self._workdir = Path(workdir).absolute()
+        self._manager = ocp.CheckpointManager(
+            self._workdir / "checkpoints",
+            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+        )
+
+    def latest_step(self) -> int | None:
+        """Returns the newest complete checkpoint's step, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: TrainState, data_state: dict) -> None:
+        """Starts writing a checkpoint; a kill while it is written leaves the one before it."""
+        if step == self.latest_step():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                ema_params=ocp.args.StandardSave(state.ema_params),
+                optimizer=ocp.args.StandardSave(_rest(state)),
+                data=ocp.args.JsonSave(data_state),
+            ),
+        )
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
+        """Returns the state at `step`, laid out as `abstract`, and the data position.
+
+        Raises:
+          UserError: the checkpoint's arrays do not fit the configuration.
+        """
+        try:
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(abstract.params),
+                    ema_params=ocp.args.StandardRestore(abstract.ema_params),
+                    optimizer=ocp.args.StandardRestore(_rest(abstract)),
+                    data=ocp.args.JsonRestore(),
+                ),
+            )
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{self._workdir}: checkpoint {step} does not fit this configuration "
+                f"({_first_line(error)}). Use the configuration it was trained with, or a new --workdir."
+            ) from error
+        return TrainState(
+            params=found.params, ema_params=found.ema_params, **found.optimizer
+        ), found.data
+
+    def wait(self) -> None:
+        """Blocks until everything is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then releases the writer threads."""
+        self._manager.close()
+
+
+def _rest(state: TrainState) -> dict[str, Any]:
+    # Orbax refuses empty trees, so collections that a task does not have are stored as {}.
+    return {"step": state.step, "opt_state": state.opt_state, "mutable": state.mutable}
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def save_frozen(workdir: str | Path, frozen: PyTree) -> None:
+    """Writes what training reads but never changes; once, and atomically."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(workdir).absolute() / "frozen", frozen)
+
+
+def has_frozen(workdir: str | Path) -> bool:
+    """Returns whether `save_frozen` completed in this workdir."""
+    return (Path(workdir) / "frozen").is_dir()
+
+
+def restore_frozen(workdir: str | Path, abstract: PyTree) -> PyTree:
+    """Returns the frozen tree, laid out as `abstract`."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(Path(workdir).absolute() / "frozen", abstract)
+
+
+def restore_params(
+    workdir: str | Path, abstract: PyTree, *, ema: bool = True
+) -> tuple[PyTree, int]:
+    """Returns (parameters, step) of the newest checkpoint in `workdir`.
+
+    Raises:
+      UserError: no workdir, or no complete checkpoint in it, or one that does not fit.
+    """
+    root = Path(workdir).absolute()
+    if not (root / "checkpoints").is_dir():
+        raise UserError(
+            f"{workdir}: no checkpoints here; expected the --workdir of a training run."
+        )
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    with ocp.CheckpointManager(root / "checkpoints", options=options) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise UserError(f"{workdir}: no complete checkpoint yet; train for longer first.")
+        item = "ema_params" if ema else "params"
+        try:
+            found = manager.restore(
+                step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(abstract)})
+            )
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{workdir}: checkpoint {step} does not fit the model ({_first_line(error)})."
+            ) from error
+    return found[item], step
+
+
+def write_config(workdir: str | Path, config: ConfigDict) -> None:
+    """Writes the configuration, once it agrees with the one that the workdir already holds.
+
+    Raises:
+      UserError: `seed` or `task` differ from the run that the workdir holds.
+    """
+    path = Path(workdir) / "config.json"
+    if path.is_file():
+        _check_same_run(path, read_config(workdir), config)
+    if jax.process_index() == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(config.to_json_best_effort(indent=2) + "\n")
+        temporary.replace(path)
+
+
+def read_config(workdir: str | Path) -> ConfigDict:
+    """Returns the configuration of the run in `workdir`.
+
+    Raises:
+      UserError: there is none.
+    """
+    path = Path(workdir) / "config.json"
+    if not path.is_file():
+        raise UserError(f"{path}: not found; expected the --workdir of a training run.")
+    return ConfigDict(_tuples(json.loads(path.read_text())))
+
+
+def _check_same_run(path: Path, old: ConfigDict, new: ConfigDict) -> None:
+    was, now = (_flat(_tuples(json.loads(c.to_json_best_effort()))) for c in (old, new))
+    for key in sorted(was.keys() | now.keys()):
+        fixed = key.startswith("task.") or key == "seed"
+        if fixed and not key.endswith("workdir") and was.get(key) != now.get(key):
+            raise UserError(
+                f"config.{key}={now.get(key)!r}, but {path} was trained with {was.get(key)!r}. "
+                "Use that value, or a new --workdir."
+            )
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows no tuples; configurations have no lists."""
+    if isinstance(value, dict):
+        return {key: _tuples(v) for key, v in value.items()}
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,113 @@
+"""The frozen first stage of a diffusion run: loaded, measured once, and kept with the run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from ldm_jax.core.checks import UserError, did_you_mean
+from ldm_jax.core.rng import Purpose, example_keys, step_key
+from ldm_jax.core.types import PyTree
+from ldm_jax.data.pipeline import Stream
+from ldm_jax.tasks.base import Task, to_float_images
+from ldm_jax.tasks.first_stage import (
+    FirstStage,
+    FrozenFirstStage,
+    LatentScale,
+    fixed_scale,
+    measure_scale,
+)
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train.checkpoint import read_config, restore_params
+
+FIELDS = ("model", "workdir", "scale_factor", "scale_images")
+
+
+def abstract_frozen(task: Task, image_size: int, channels: int) -> PyTree:
+    """Returns the shapes of the task's frozen tree; `{}` for tasks that have none."""
+    if not isinstance(task, LatentDiffusionTask):
+        return {}
+    vector = jax.ShapeDtypeStruct(
+        (task.first_stage.latent_shape(image_size, image_size)[2],), jnp.float32
+    )
+    return FrozenFirstStage(
+        _abstract_params(task.first_stage, image_size, channels), LatentScale(vector, vector)
+    )
+
+
+def prepare_frozen(config: ConfigDict, task: LatentDiffusionTask, stream: Stream) -> PyTree:
+    """Loads the first stage named by `config.task.first_stage` and measures its latents.
+
+    `scale_factor` is a number, or 'auto': per-channel mean and standard deviation of posterior
+    samples over `scale_images` training images. The reference uses one number from one batch.
+
+    Raises:
+      UserError: no workdir given, or its model differs from `config.task.first_stage.model`.
+    """
+    settings: Mapping[str, Any] = config.task.first_stage
+    for key in settings:
+        if key not in FIELDS:
+            raise UserError(
+                f"config.task.first_stage: unknown field {key!r}{did_you_mean(key, FIELDS)} "
+                f"Fields: {', '.join(FIELDS)}."
+            )
+    workdir = settings.get("workdir")
+    if not workdir:
+        raise UserError(
+            "config.task.first_stage.workdir: not given; expected the --workdir of a trained "
+            "autoencoder, as --config.task.first_stage.workdir=DIR."
+        )
+    _check_same_model(workdir, settings)
+    size, channels = config.data.image_size, config.data.get("channels", 3)
+    params, _ = restore_params(
+        workdir, {"autoencoder": _abstract_params(task.first_stage, size, channels)}
+    )
+    params = params["autoencoder"]
+    factor = settings.get("scale_factor", "auto")
+    if factor != "auto":
+        latent_channels = task.first_stage.latent_shape(size, size)[2]
+        return FrozenFirstStage(params, fixed_scale(latent_channels, float(factor)))
+    scale = _measure(
+        task.first_stage, params, stream, settings.get("scale_images", 2048), config.seed
+    )
+    return FrozenFirstStage(params, scale)
+
+
+def _abstract_params(first_stage: FirstStage, image_size: int, channels: int) -> PyTree:
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
+    eps = jax.ShapeDtypeStruct((1, *first_stage.latent_shape(image_size, image_size)), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(first_stage.model.init, key, images, eps)["params"]
+
+
+def _check_same_model(workdir: str | Path, settings: Mapping[str, Any]) -> None:
+    found = read_config(workdir).task.get("model")
+    wanted = settings["model"]
+    if found is None or found.to_dict() != wanted.to_dict():
+        raise UserError(
+            f"config.task.first_stage.model differs from the model in {workdir}/config.json: "
+            f"got {wanted.to_dict()}, expected {found.to_dict() if found else 'an autoencoder'}."
+        )
+
+
+def _measure(
+    first_stage: FirstStage, params: PyTree, stream: Stream, num_images: int, seed: int
+) -> LatentScale:
+    key = step_key(seed, 0, Purpose.LATENT_STATISTICS)
+
+    @jax.jit
+    def sums(params, images_u8, indices):
+        images = to_float_images(images_u8)
+        z = first_stage.encode_unscaled(params, images, example_keys(key, indices))
+        return jnp.sum(z, (0, 1, 2)), jnp.sum(jnp.square(z), (0, 1, 2)), z[..., 0].size
+
+    seen, count, total, total_square = 0, 0, 0.0, 0.0
+    while seen < num_images:
+        images = next(stream)["image"]
+        batch_sum, batch_square, size = sums(params, images, seen + jnp.arange(len(images)))
+        seen, count = seen + len(images), count + int(size)
+        total, total_square = total + batch_sum, total_square + batch_square
+    return measure_scale(count, jnp.asarray(total), jnp.asarray(total_square))

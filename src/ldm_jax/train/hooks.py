@@ -1,0 +1,81 @@
+"""What a run shows: TensorBoard scalars, image grids, a progress bar."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+
+def image_grid(images_u8: np.ndarray, columns: int | None = None, border: int = 2) -> np.ndarray:
+    """Returns one uint8 image [H, W, C] of all images [n, h, w, C], row by row, on white."""
+    n, h, w, c = images_u8.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    grid = np.full(
+        (rows * (h + border) + border, columns * (w + border) + border, c), 255, np.uint8
+    )
+    for k, image in enumerate(images_u8):
+        top, left = border + (k // columns) * (h + border), border + (k % columns) * (w + border)
+        grid[top : top + h, left : left + w] = image
+    return grid
+
+
+def save_png(path: str | Path, image_u8: np.ndarray) -> None:
+    """Writes one uint8 image [H, W, 1 or 3]."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image_u8[..., 0] if image_u8.shape[-1] == 1 else image_u8).save(path)
+
+
+class RunLog:
+    """Writes to TensorBoard and to a progress bar, from the first process only."""
+
+    def __init__(self, workdir: str | Path, total_steps: int, start_step: int, batch_size: int):
+        self._workdir, self._batch_size = Path(workdir), batch_size
+        self._writer, self._bar = None, None
+        if jax.process_index() == 0:
+            # tensorboardX pulls in protobuf; only the writing process needs it.
+            from tensorboardX import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._workdir / "tensorboard"), max_queue=100)
+            self._bar = tqdm(
+                total=total_steps,
+                initial=start_step,
+                unit="step",
+                dynamic_ncols=True,
+                desc=self._workdir.name,
+                smoothing=0.1,
+                mininterval=1.0,
+            )
+
+    def advance(self) -> None:
+        """Moves the bar by one step."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def scalars(self, step: int, values: Mapping[str, float], steps_per_second: float) -> None:
+        """Writes the means of a window and shows loss and images/s."""
+        images_per_second = steps_per_second * self._batch_size
+        if self._writer is not None and self._bar is not None:
+            for name, value in {**values, "images_per_second": images_per_second}.items():
+                self._writer.add_scalar(f"train/{name}", value, step)
+            self._bar.set_postfix_str(
+                f"loss {values.get('loss', math.nan):.4f}, {images_per_second:.0f} images/s"
+            )
+
+    def images(self, step: int, name: str, images_u8: np.ndarray, columns: int | None) -> None:
+        """Writes a grid to TensorBoard and to `workdir/<name>/<step>.png`."""
+        if self._writer is not None:
+            grid = image_grid(images_u8, columns)
+            self._writer.add_image(name, grid, step, dataformats="HWC")
+            save_png(self._workdir / name / f"{step:08d}.png", grid)
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        if self._writer is not None and self._bar is not None:
+            self._writer.close()
+            self._bar.close()

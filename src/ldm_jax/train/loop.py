@@ -1,0 +1,146 @@
+"""The training loop: side effects and nothing else.
+
+Shapes first, memory last: `eval_shape`, then shardings, then a jitted initialisation that lays
+every array where it belongs. Resume precedence:
+  1. the newest complete checkpoint of the workdir, if there is one;
+  2. fresh parameters from `config.seed`.
+The frozen first stage comes from the workdir once it is there, whatever became of its source.
+"""
+
+import time
+from pathlib import Path
+
+import jax
+from absl import logging
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ldm_jax.core.rng import Purpose, step_key
+from ldm_jax.core.types import PyTree
+from ldm_jax.data.pipeline import Stream
+from ldm_jax.parallel.mesh import check_batch_size, make_mesh
+from ldm_jax.parallel.sharding import batch_sharding, placed, put_batch, replicated, shardings
+from ldm_jax.tasks.base import Task
+from ldm_jax.train import assemble
+from ldm_jax.train.checkpoint import (
+    Checkpoints,
+    has_frozen,
+    restore_frozen,
+    save_frozen,
+    write_config,
+)
+from ldm_jax.train.frozen import abstract_frozen, prepare_frozen
+from ldm_jax.train.grids import Grid, make_grid
+from ldm_jax.train.hooks import RunLog
+from ldm_jax.train.metrics import MetricWindow
+from ldm_jax.train.state import TrainState
+from ldm_jax.train.step import init_state, make_train_step
+
+
+def train(config: ConfigDict, workdir: str | Path) -> TrainState:
+    """Trains to `config.train.steps`, resuming from `workdir`, and returns the final state.
+
+    Raises:
+      UserError: anything in the configuration or the data that a user can mend.
+      NonFiniteError: the loss left the real numbers; the last checkpoint before it is kept.
+    """
+    mesh = make_mesh(config.train.mesh)
+    check_batch_size(mesh, config.train.batch_size, config.train.accumulation)
+    task = assemble.build_task(config)
+    tokenizer = assemble.build_tokenizer(config)
+    spec = assemble.batch_spec(config, task, config.train.batch_size)
+    optimizers, learning_rate = assemble.build_optimizers(config, task)
+    source = assemble.build_source(config)
+    write_config(workdir, config)
+
+    def init() -> TrainState:
+        return init_state(task, optimizers, step_key(config.seed, 0, Purpose.PARAMS), spec)
+
+    with jax.set_mesh(mesh):
+        stream = assemble.build_stream(config, source, task, tokenizer)
+        frozen = _frozen(config, workdir, task, mesh, source)
+        abstract = jax.eval_shape(init)
+        layout = shardings(mesh, abstract)
+        checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+        state = _restore_or_init(config, mesh, checkpoints, stream, abstract, init)
+        step_fn = jax.jit(
+            make_train_step(
+                task,
+                optimizers,
+                seed=config.seed,
+                accumulation=config.train.accumulation,
+                max_ema_decay=config.train.ema_decay,
+            ),
+            in_shardings=(layout, shardings(mesh, frozen), batch_sharding(mesh)),
+            out_shardings=(layout, replicated(mesh)),
+            donate_argnums=0,
+        )
+        grid = make_grid(config, task, source, tokenizer, mesh)
+        return _run(
+            config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, grid
+        )
+
+
+def _frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh, source) -> PyTree:
+    abstract = abstract_frozen(task, config.data.image_size, config.data.get("channels", 3))
+    if not jax.tree.leaves(abstract):
+        return abstract
+    if not has_frozen(workdir):
+        stream = assemble.build_stream(config, source, task, assemble.build_tokenizer(config))
+        frozen = prepare_frozen(config, task, stream)
+        save_frozen(workdir, frozen)
+        return jax.device_put(frozen, shardings(mesh, frozen))
+    return restore_frozen(workdir, placed(mesh, abstract))
+
+
+def _restore_or_init(
+    config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints, stream: Stream, abstract, init
+) -> TrainState:
+    step = checkpoints.latest_step()
+    if step is None:
+        return jax.jit(init, out_shardings=shardings(mesh, abstract))()
+    state, data_state = checkpoints.restore(step, placed(mesh, abstract))
+    stream.set_state(data_state)
+    logging.info("resumed at step %d of %d", step, config.train.steps)
+    return state
+
+
+def _run(
+    config: ConfigDict,
+    workdir,
+    mesh: Mesh,
+    state: TrainState,
+    frozen: PyTree,
+    stream: Stream,
+    step_fn,
+    checkpoints: Checkpoints,
+    learning_rate,
+    grid: Grid | None,
+) -> TrainState:
+    settings = config.train
+    start = int(state.step)
+    log = RunLog(workdir, settings.steps, start, settings.batch_size)
+    window, since = MetricWindow(), (time.monotonic(), start)
+    try:
+        for step in range(start + 1, settings.steps + 1):
+            with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                state, metrics = step_fn(state, frozen, put_batch(mesh, next(stream)))
+            window.add(step, metrics)
+            log.advance()
+            last = step == settings.steps
+            due = last or step % settings.checkpoint_every == 0
+            if due or step % settings.log_every == 0:
+                values = window.flush()  # raises on a non-finite loss, before anything is saved
+                values["learning_rate"] = float(learning_rate(step - 1))
+                now = time.monotonic()
+                log.scalars(step, values, (step - since[1]) / (now - since[0]))
+                since = (now, step)
+            if due:
+                checkpoints.save(step, state, stream.get_state())
+            if grid is not None and (last or step % settings.sample_every == 0):
+                log.images(step, grid.name, grid.draw(state, frozen), grid.columns)
+    finally:
+        checkpoints.wait()
+        log.close()
+    checkpoints.close()
+    return state

@@ -1,0 +1,118 @@
+"""The only train step: every task, every mesh."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ldm_jax.core.rng import StepKeys
+from ldm_jax.core.types import Batch, PyTree
+from ldm_jax.tasks.base import Task
+from ldm_jax.train.state import TrainState, ema_decay
+
+TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, dict]]
+
+
+def init_state(
+    task: Task, optimizers: Mapping[str, optax.GradientTransformation], key, batch: Batch
+) -> TrainState:
+    """Returns the state before the first update; run it under `jit` with `out_shardings`."""
+    params, mutable = task.init(key, batch)
+    opt_state = {
+        group: optimizers[group].init(_select(params, modules))
+        for group, modules in task.groups.items()
+    }
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        ema_params=jax.tree.map(jnp.copy, params),
+        opt_state=opt_state,
+        mutable=mutable,
+    )
+
+
+def make_train_step(
+    task: Task,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    seed: int,
+    accumulation: int = 1,
+    max_ema_decay: float = 0.9999,
+) -> TrainStep:
+    """Returns `(state, frozen, batch) -> (state, metrics)`, a pure function to be jitted.
+
+    Each loss group differentiates its own parameters on the whole batch, in `accumulation` equal
+    micro-batches whose gradients are averaged, and takes one optimizer update; then the average
+    follows all parameters. The result does not depend on `accumulation` but for rounding, since
+    random keys belong to examples.
+
+    Args:
+      task: the losses.
+      optimizers: one per group of the task.
+      seed: of the run; all keys derive from it and `state.step`.
+      accumulation: micro-batches per update.
+      max_ema_decay: see `ema_decay`.
+    """
+
+    def train_step(state: TrainState, frozen: PyTree, batch: Batch):
+        params, opt_state, mutable = dict(state.params), dict(state.opt_state), state.mutable
+        metrics = {}
+        for group, modules in task.groups.items():
+            gradients, output, mutable = _mean_gradients(
+                task, group, params, mutable, frozen, batch, state.step, seed, accumulation
+            )
+            trained = _select(params, modules)
+            with jax.named_scope("optimizer"):
+                updates, opt_state[group] = optimizers[group].update(
+                    gradients, opt_state[group], trained
+                )
+                params.update(optax.apply_updates(trained, updates))
+            prefix = "" if len(task.groups) == 1 else f"{group}/"
+            metrics |= {f"{prefix}{name}": value for name, value in output.items()}
+            metrics[f"{prefix}grad_norm"] = optax.tree.norm(gradients)
+            metrics[f"{prefix}update_norm"] = optax.tree.norm(updates)
+        step = state.step + 1
+        with jax.named_scope("ema"):
+            decay = ema_decay(step, max_ema_decay)
+            ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema_params, params)
+        metrics["param_norm"] = optax.tree.norm(params)
+        return TrainState(step, params, ema, opt_state, mutable), metrics
+
+    return train_step
+
+
+def _mean_gradients(task, group, params, mutable, frozen, batch, step, seed, accumulation):
+    """Returns (gradients, metrics, mutable) of one group over `accumulation` micro-batches."""
+    modules = task.groups[group]
+
+    def loss_of(trained, mutable, rows, indices):
+        keys = StepKeys(step=step, indices=indices, seed=seed)
+        output = task.loss(group, {**params, **trained}, mutable, frozen, rows, keys)
+        return output.loss, ({"loss": output.loss, **output.metrics}, output.mutable)
+
+    grad = jax.grad(loss_of, has_aux=True)
+    trained = _select(params, modules)
+    indices = jnp.arange(jax.tree.leaves(batch)[0].shape[0], dtype=jnp.int32)
+    if accumulation == 1:
+        gradients, (metrics, mutable) = grad(trained, mutable, batch, indices)
+        return gradients, metrics, mutable
+
+    # Micro-batch a takes rows a, a + A, …: every device keeps its own rows, nothing moves.
+    micro = jax.tree.map(
+        lambda x: jnp.moveaxis(x.reshape(-1, accumulation, *x.shape[1:]), 1, 0), (batch, indices)
+    )
+
+    def accumulate(carry, rows_and_indices):
+        total, mutable = carry
+        gradients, (metrics, mutable) = grad(trained, mutable, *rows_and_indices)
+        return (jax.tree.map(jnp.add, total, gradients), mutable), metrics
+
+    zeros = jax.tree.map(jnp.zeros_like, trained)
+    (total, mutable), metrics = jax.lax.scan(accumulate, (zeros, mutable), micro)
+    gradients = jax.tree.map(lambda g: g / accumulation, total)
+    return gradients, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics), mutable
+
+
+def _select(params: Mapping, modules: tuple[str, ...]) -> dict:
+    return {name: params[name] for name in modules}

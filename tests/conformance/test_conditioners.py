@@ -1,0 +1,101 @@
+"""What every conditioner of the registry must do; a new one needs a row in CASES."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.conditioning import CONDITIONERS, Conditioner, drop
+from ldm_jax.core.config import build
+
+# Field values for a small instance, and what its inputs look like: (shape, exclusive maximum).
+CASES = {
+    "none": [({}, {})],
+    "class_label": [
+        ({"num_classes": 7, "dim": 8}, {"class": ((), 7)}),
+        ({"num_classes": 7, "dim": 8, "route": "embedding"}, {"class": ((), 7)}),
+    ],
+    "text_transformer": [
+        (
+            {"vocab_size": 9, "length": 5, "dim": 8, "depth": 1, "num_heads": 2, "head_dim": 4},
+            {"tokens": ((5,), 9)},
+        )
+    ],
+}
+ROWS = [(name, *case) for name, cases in CASES.items() for case in cases]
+IDS = [f"{name}-{fields.get('route', 'default')}" for name, fields, _ in ROWS]
+conditioner_cases = pytest.mark.parametrize(("name", "fields", "spec"), ROWS, ids=IDS)
+
+
+def make(name, fields, spec, **extra):
+    module = build("config.conditioner", CONDITIONERS, {"name": name, **fields}, **extra)
+    rng = np.random.default_rng(0)
+    batch = {
+        key: jnp.asarray(rng.integers(0, maximum, size=(4, *shape)), jnp.int32)
+        for key, (shape, maximum) in spec.items()
+    }
+    return module, batch, module.init(jax.random.key(0), batch)
+
+
+def test_every_registered_conditioner_has_a_case():
+    assert set(CASES) == set(CONDITIONERS)
+
+
+@conditioner_cases
+def test_inputs_name_what_is_read(name, fields, spec):
+    module, batch, variables = make(name, fields, spec)
+    assert isinstance(module, Conditioner)
+    assert module.inputs == tuple(batch)
+    module.apply(variables, {key: batch[key] for key in module.inputs})
+
+
+@conditioner_cases
+def test_null_has_the_routes_and_row_shapes_of_a_batch(name, fields, spec):
+    module, batch, variables = make(name, fields, spec)
+    given = jax.jit(module.apply)(variables, batch)
+    for size in (1, 3):
+        null = module.apply(variables, size, method="null")
+        assert jax.tree.structure(null) == jax.tree.structure(given)
+        for x, empty in zip(jax.tree.leaves(given), jax.tree.leaves(null), strict=True):
+            assert x.shape[0] == 4
+            assert empty.shape == (size, *x.shape[1:])
+            assert empty.dtype == x.dtype
+            np.testing.assert_allclose(empty, np.repeat(empty[:1], size, axis=0), atol=1e-6)
+
+
+@conditioner_cases
+def test_drop_within_one_jitted_application(name, fields, spec):
+    module, batch, variables = make(name, fields, spec)
+    mask = jnp.array([True, False, False, True])
+
+    def conditioned(module, batch):
+        return drop(module(batch), module.null(1), mask)
+
+    dropped = jax.jit(functools.partial(module.apply, method=conditioned))(variables, batch)
+    given, null = module.apply(variables, batch), module.apply(variables, 1, method="null")
+    leaves = (jax.tree.leaves(tree) for tree in (dropped, given, null))
+    for got, x, empty in zip(*leaves, strict=True):
+        np.testing.assert_allclose(got[1:3], x[1:3], atol=1e-5)
+        np.testing.assert_allclose(got[::3], np.repeat(empty, 2, axis=0), atol=1e-5)
+
+
+@conditioner_cases
+def test_gradients_are_finite(name, fields, spec):
+    module, batch, variables = make(name, fields, spec)
+
+    def loss(variables):
+        leaves = jax.tree.leaves(module.apply(variables, batch, deterministic=False))
+        return sum((jnp.sum(jnp.sin(leaf)) for leaf in leaves), jnp.float32(0))
+
+    gradient = jax.jit(jax.grad(loss))(variables)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+@conditioner_cases
+def test_bfloat16_keeps_float32_parameters(name, fields, spec):
+    module, batch, variables = make(name, fields, spec, dtype=jnp.bfloat16)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
+    conditioning = jax.eval_shape(module.apply, variables, batch)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(conditioning))

@@ -1,0 +1,44 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.conditioning import Conditioner, Conditioning, NoConditioning, drop
+
+MASK = jnp.array([True, False, True])
+
+
+def test_drop_replaces_masked_rows_of_every_route():
+    given = Conditioning(
+        context=jnp.ones((3, 2, 4)), concat=jnp.ones((3, 2, 2, 1)), embedding=jnp.ones((3, 5))
+    )
+    null = jax.tree.map(lambda x: 7 * x[:1], given)
+    dropped = jax.jit(drop)(given, null, MASK)
+    for leaf in jax.tree.leaves(dropped):
+        rows = np.asarray(leaf).reshape(3, -1)
+        assert np.unique(rows, axis=1)[:, 0].tolist() == [7.0, 1.0, 7.0]
+
+
+def test_drop_leaves_absent_routes_absent():
+    given = Conditioning(embedding=jnp.ones((3, 2), jnp.bfloat16))
+    dropped = drop(given, Conditioning(embedding=jnp.zeros((1, 2))), MASK)
+    assert dropped.context is None
+    assert dropped.concat is None
+    assert dropped.embedding.dtype == jnp.bfloat16
+
+
+def test_drop_takes_a_null_of_full_batch():
+    given = Conditioning(embedding=jnp.zeros((3, 1)))
+    null = Conditioning(embedding=jnp.array([[1.0], [2.0], [3.0]]))
+    assert drop(given, null, MASK).embedding.ravel().tolist() == [1.0, 0.0, 3.0]
+
+
+def test_base_class_is_abstract():
+    with pytest.raises(NotImplementedError):
+        Conditioner().null(1)
+
+
+def test_no_conditioning_is_empty_and_reads_nothing():
+    module = NoConditioning()
+    assert module.inputs == ()
+    assert module.apply({}, {}) == Conditioning() == module.apply({}, 3, method="null")

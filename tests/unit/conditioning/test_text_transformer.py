@@ -1,0 +1,89 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.conditioning import TextTransformer
+from ldm_jax.core.checks import UserError
+
+FIELDS = {"vocab_size": 11, "length": 4, "dim": 6, "depth": 2, "num_heads": 2, "head_dim": 4}
+TOKENS = np.array([[1, 5, 0, 0], [10, 2, 3, 0]], np.int32)
+BATCH = {"tokens": jnp.asarray(TOKENS)}
+gelu = np.vectorize(lambda x: 0.5 * x * (1 + math.erf(x / math.sqrt(2))))
+
+
+@functools.cache
+def variables():
+    shapes = jax.eval_shape(TextTransformer(**FIELDS).init, jax.random.key(0), BATCH)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), shapes)
+
+
+def dense(x, p):
+    return x @ p["kernel"] + p.get("bias", np.float32(0))
+
+
+def layer_norm(x, p):
+    y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return y * p["scale"] + p["bias"]
+
+
+def numpy_encode(p, tokens):
+    x = p["token_embedding"]["embedding"][tokens] + p["position_embedding"]
+    for i in range(2):
+        layer = p[f"layer_{i}"]
+        y, attn = layer_norm(x, layer["norm_attn"]), layer["attn"]
+        q, k, v = (dense(y, attn[n]).reshape(*y.shape[:2], 2, 4) for n in ("to_q", "to_k", "to_v"))
+        weights = np.exp(np.einsum("bnhd,bmhd->bhnm", q, k) / 2)
+        weights /= weights.sum(-1, keepdims=True)
+        y = np.einsum("bhnm,bmhd->bnhd", weights, v).reshape(*y.shape[:2], 8)
+        x = x + dense(y, attn["to_out"])
+        y = layer_norm(x, layer["norm_ff"])
+        x = x + dense(gelu(dense(y, layer["ff"]["hidden"])), layer["ff"]["out"])
+    return layer_norm(x, p["norm_out"])
+
+
+def test_encoding_equals_numpy():
+    expected = numpy_encode(jax.tree.map(np.asarray, variables()["params"]), TOKENS)
+    module = TextTransformer(**FIELDS)
+    context = jax.jit(module.apply)(variables(), BATCH).context
+    np.testing.assert_allclose(context, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_tables_start_normal_with_standard_deviation_0_02():
+    module = TextTransformer(**{**FIELDS, "vocab_size": 300, "length": 50, "dim": 64, "depth": 0})
+    params = module.init(jax.random.key(0), {"tokens": jnp.zeros((1, 50), jnp.int32)})["params"]
+    for table in (params["token_embedding"]["embedding"], params["position_embedding"]):
+        np.testing.assert_allclose(np.std(table), 0.02, rtol=0.05)
+
+
+@pytest.mark.parametrize("null_tokens", [(), (1, 2, 0, 0)])
+def test_null_is_the_encoding_of_the_empty_caption(null_tokens):
+    module = TextTransformer(**FIELDS, null_tokens=null_tokens)
+    null = module.apply(variables(), 3, method="null").context
+    tokens = jnp.array([null_tokens or (0, 0, 0, 0)], jnp.int32)
+    expected = module.apply(variables(), {"tokens": tokens}).context
+    assert null.shape == (3, 4, 6)
+    np.testing.assert_allclose(null, np.repeat(expected, 3, axis=0), atol=1e-6)
+
+
+def test_dropout_acts_only_in_training():
+    module = TextTransformer(**FIELDS, dropout=0.5)
+    rngs = {"dropout": jax.random.key(0)}
+    trained = module.apply(variables(), BATCH, deterministic=False, rngs=rngs).context
+    plain = TextTransformer(**FIELDS).apply(variables(), BATCH).context
+    assert not np.allclose(trained, plain)
+    np.testing.assert_allclose(module.apply(variables(), BATCH).context, plain)
+
+
+def test_null_tokens_of_another_length_are_refused():
+    with pytest.raises(UserError, match="null_tokens: got 3 tokens, expected length=4"):
+        TextTransformer(**FIELDS, null_tokens=(1, 2, 3))
+
+
+def test_tokens_of_another_length_are_refused():
+    with pytest.raises(UserError, match=r"batch\['tokens'\]: got shape \(2, 5\)"):
+        TextTransformer(**FIELDS).apply(variables(), {"tokens": jnp.zeros((2, 5), jnp.int32)})
