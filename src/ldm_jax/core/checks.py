@@ -10,9 +10,9 @@ class UserError(ValueError):
 
 
 def did_you_mean(name: str, legal: Iterable[str]) -> str:
-    """Returns '; did you mean 'x'?' for a near miss, and '' otherwise."""
+    """Returns the end of a sentence: '; did you mean 'x'?' for a near miss, otherwise '.'."""
     close = difflib.get_close_matches(str(name), list(legal), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else "."
 
 
 def check_in(what: str, value: Any, legal: Iterable[Any]) -> Any:
@@ -25,9 +25,7 @@ def check_in(what: str, value: Any, legal: Iterable[Any]) -> Any:
     if value not in legal:
         choices = ", ".join(str(choice) for choice in legal)
         hint = did_you_mean(str(value), map(str, legal))
-        raise UserError(
-            f"{what}: got {value!r}{hint} Legal: {choices}.".replace("' Legal", "'. Legal")
-        )
+        raise UserError(f"{what}: got {value!r}{hint} Legal: {choices}.")
     return value
 
 

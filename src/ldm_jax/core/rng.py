@@ -28,7 +28,7 @@ class Purpose(enum.IntEnum):
     LATENT_STATISTICS = 8
 
 
-def step_key(seed: int, step: int | Array, purpose: Purpose) -> Array:
+def step_key(seed: int | Array, step: int | Array, purpose: Purpose) -> Array:
     """Returns the scalar key of one purpose at one step."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), int(purpose))
 

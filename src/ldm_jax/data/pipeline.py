@@ -80,8 +80,8 @@ class _LocalBatches:
         # `repeat()` has length maxsize; the last, incomplete global batch is dropped.
         return len(self._examples) // self.batch_size
 
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        start = step * self.batch_size + self._offset
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        start = index * self.batch_size + self._offset
         return _stack([self._examples[start + row] for row in range(self.rows)])
 
     def __repr__(self) -> str:

@@ -103,4 +103,7 @@ def _open_split(folder: pathlib.Path, split: str) -> Any:
             f"data.source.path: looked for ArrayRecord files of {base!r} in {folder}; found: "
             f"{found}. Prepare the data set with file_format=array_record."
         )
-    return builder.as_data_source(split=split)
+    try:
+        return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]
+    except ValueError as error:
+        raise UserError(f"data.source.split: got {split!r} for {folder}: {error}") from error

@@ -1,0 +1,1 @@
+"""Scores of samples and of models, computed from images and likelihoods."""

@@ -63,7 +63,7 @@ class Autoencoder(nn.Module):
     def setup(self) -> None:
         """Builds the four parts that the reference's checkpoints hold."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        shared = {
+        shared: dict[str, Any] = {
             "channels": self.channels,
             "channel_mult": self.channel_mult,
             "num_res_blocks": self.num_res_blocks,

@@ -201,7 +201,8 @@ class UNet(nn.Module):
 
     def _block_makers(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """Returns makers of residual and of attention blocks, recomputed as `remat` says."""
-        res_class, attention_class = ResBlock, SelfAttentionBlock
+        res_class: Any = ResBlock
+        attention_class: Any = SelfAttentionBlock
         attention_fields: dict[str, Any] = {"eps": EPS_UNET}
         if self.transformer_depth:
             attention_class = SpatialTransformer

@@ -26,13 +26,13 @@ def make_mesh(
     known = math.prod(size for size in sizes if size != -1)
     if len(sizes) != 3 or sizes.count(-1) > 1 or known < 1 or any(s < -1 for s in sizes):
         raise UserError(
-            f"mesh={tuple(shape)}: expected three positive sizes {MESH_AXES}, at most one of them -1."
+            f"mesh={tuple(shape)}: expected three positive sizes {MESH_AXES}, at most one -1."
         )
     if -1 in sizes and len(devices) % known == 0:
         sizes[sizes.index(-1)] = len(devices) // known
     if math.prod(sizes) != len(devices):
         raise UserError(
-            f"mesh={tuple(shape)}: the sizes must multiply to the {len(devices)} device(s) of this run."
+            f"mesh={tuple(shape)}: the sizes must multiply to this run's {len(devices)} device(s)."
         )
     return jax.make_mesh(
         tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices
@@ -49,6 +49,6 @@ def check_batch_size(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None
     unit = batch_shards(mesh) * accumulation
     if batch_size < 1 or batch_size % unit:
         raise UserError(
-            f"train.batch_size={batch_size} must be a multiple of data × fsdp × accumulation = {unit}. "
-            f"Legal: {unit}, {2 * unit}, {3 * unit}, …"
+            f"train.batch_size={batch_size} must be a multiple of data × fsdp × accumulation = "
+            f"{unit}. Legal: {unit}, {2 * unit}, {3 * unit}, …"
         )

@@ -73,7 +73,7 @@ def sample(sampler: Sampler, predict: Predict, z_T: Array, steps: Steps, keys: A
     return z
 
 
-def initial_noise(seed: int, indices: Array, shape: Sequence[int]) -> Array:
+def initial_noise(seed: int | Array, indices: Array, shape: Sequence[int]) -> Array:
     """Returns standard normal z_T, [b, *shape] float32; row k depends on (seed, indices[k]) alone.
 
     Args:
@@ -85,6 +85,6 @@ def initial_noise(seed: int, indices: Array, shape: Sequence[int]) -> Array:
     return rng.normal(rng.example_keys(key, indices), shape)
 
 
-def image_keys(seed: int, indices: Array) -> Array:
+def image_keys(seed: int | Array, indices: Array) -> Array:
     """Returns the keys of the noise that samplers add, [b] typed, from global image numbers [b]."""
     return rng.example_keys(rng.step_key(seed, 0, rng.Purpose.SAMPLE_STEP), indices)

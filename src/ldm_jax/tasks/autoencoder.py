@@ -1,13 +1,14 @@
 """Training of the KL-regularised first stage on pixels: L1 + L2 + KL."""
 
 import dataclasses
+from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 
 from ldm_jax.core.rng import Purpose, StepKeys, normal
 from ldm_jax.core.types import Array, Batch, PyTree
 from ldm_jax.models.autoencoder import Autoencoder
+from ldm_jax.models.posterior import DiagonalGaussian
 from ldm_jax.tasks.base import LossOutput, to_float_images
 
 
@@ -36,7 +37,7 @@ class AutoencoderTask:
         """One loss trains everything."""
         return {"autoencoder": ("autoencoder",)}
 
-    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+    def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]:
         """Returns fresh parameters and no mutable collections."""
         images = jnp.zeros((1, *batch["image"].shape[1:]), jnp.float32)
         eps = jnp.zeros((1, *self.model.latent_shape(self.image_size, self.image_size)))
@@ -55,12 +56,15 @@ class AutoencoderTask:
         del group, frozen
         x = to_float_images(batch["image"])
         eps = normal(keys(Purpose.POSTERIOR), self.model.latent_shape(*x.shape[1:3]))
-        reconstruction, posterior = self.model.apply(
-            {"params": params["autoencoder"]},
-            x,
-            eps,
-            deterministic=False,
-            rngs={"dropout": keys.shared(Purpose.DROPOUT)},
+        reconstruction, posterior = cast(
+            tuple[Array, DiagonalGaussian],
+            self.model.apply(
+                {"params": params["autoencoder"]},
+                x,
+                eps,
+                deterministic=False,
+                rngs={"dropout": keys.shared(Purpose.DROPOUT)},
+            ),
         )
         error = reconstruction - x
         l1, l2 = jnp.mean(jnp.abs(error)), jnp.mean(jnp.square(error))
@@ -73,5 +77,5 @@ class AutoencoderTask:
         """Returns reconstructions from the posterior mode, [b, H, W, C] in [-1, 1]."""
         variables = {"params": params["autoencoder"]}
         x = to_float_images(batch["image"])
-        z = self.model.apply(variables, x, method="encode").mode()
-        return jax.lax.stop_gradient(self.model.apply(variables, z, method="decode"))
+        posterior = cast(DiagonalGaussian, self.model.apply(variables, x, method="encode"))
+        return cast(Array, self.model.apply(variables, posterior.mode(), method="decode"))

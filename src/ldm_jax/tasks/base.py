@@ -1,6 +1,6 @@
 """The protocol between a learning problem and the one train step."""
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ldm_jax.core.rng import StepKeys
 from ldm_jax.core.types import Array, Batch, PyTree
@@ -23,13 +23,21 @@ class LossOutput(NamedTuple):
 class Task(Protocol):
     """A learning problem.
 
-    `groups` maps the name of each loss to the top-level entries of `params` that it trains; each
-    group has its own optimizer. An adversarial first stage has two, most tasks one.
+    `groups` names the losses; each has its own optimizer. An adversarial first stage has two, most
+    tasks one.
     """
 
-    groups: dict[str, tuple[str, ...]]
+    @property
+    def model(self) -> Any:
+        """The network that is trained."""
+        ...
 
-    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The top-level entries of `params` that each loss trains."""
+        ...
+
+    def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]:
         """Returns `(params, mutable)`; `batch` gives shapes and dtypes."""
         ...
 

@@ -47,7 +47,7 @@ class FirstStage:
     model: Any
 
     def encode_unscaled(self, params: PyTree, images: Array, keys: Array) -> Array:
-        """Returns posterior samples [b, h, w, c] of images in [-1, 1]; `keys` [b] draw the noise."""
+        """Returns posterior samples [b, h, w, c] of images in [-1, 1]; `keys` [b] draw noise."""
         posterior = self.model.apply({"params": params}, images, method="encode")
         return posterior.sample(normal(keys, posterior.mean.shape[1:]))
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from ldm_jax.samplers.guidance import classifier_free
 from ldm_jax.tasks.base import LossOutput, to_float_images
 from ldm_jax.tasks.first_stage import FirstStage, FrozenFirstStage
 
-Denoise = Callable[[Array, Array, Conditioning], Prediction]
+Denoise = Callable[[Array, Array, Conditioning | None], Prediction]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class LatentDiffusionTask:
         """One loss trains the network and the conditioner together."""
         return {"diffusion": ("unet", "conditioner")}
 
-    def init(self, key: Array, batch: Batch) -> tuple[PyTree, PyTree]:
+    def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]:
         """Returns fresh parameters `{'unet', 'conditioner'}` and no mutable collections."""
         unet_key, conditioner_key = jax.random.split(key)
         one = {name: jnp.zeros((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
@@ -108,23 +108,27 @@ class LatentDiffusionTask:
         return LossOutput(loss, {"loss_simple": jnp.mean(per_example)}, mutable)
 
     def _training_conditioning(self, params: PyTree, batch: Batch, keys: StepKeys) -> Conditioning:
-        variables = {"params": params["conditioner"]}
-        conditioning = self.conditioner.apply(
-            variables,
-            batch,
-            deterministic=False,
-            rngs={"dropout": keys.shared(Purpose.DROPOUT)},
-        )
+        dropout = {"dropout": keys.shared(Purpose.DROPOUT)}
+        conditioning = self._condition(params, batch, deterministic=False, rngs=dropout)
         if self.condition_drop_rate == 0.0:
             return conditioning
-        null = self.conditioner.apply(variables, 1, method="null")
+        null = self._null(params)
         mask = uniform(keys(Purpose.CONDITION_DROP)) < self.condition_drop_rate
         return drop(conditioning, null, mask)
+
+    def _condition(self, params: PyTree, batch: Batch, **kwargs: Any) -> Conditioning:
+        return cast(
+            Conditioning, self.conditioner.apply({"params": params["conditioner"]}, batch, **kwargs)
+        )
+
+    def _null(self, params: PyTree) -> Conditioning:
+        variables = {"params": params["conditioner"]}
+        return cast(Conditioning, self.conditioner.apply(variables, 1, method="null"))
 
     def denoiser(self, params: PyTree) -> Denoise:
         """Returns `denoise(z, t, conditioning) -> Prediction` for samplers and guidance."""
 
-        def denoise(z: Array, t: Array, conditioning: Conditioning) -> Prediction:
+        def denoise(z: Array, t: Array, conditioning: Conditioning | None) -> Prediction:
             output = self.model.apply({"params": params["unet"]}, z, t, conditioning)
             alpha_bar = self.schedule.alpha_bar[t.astype(jnp.int32)]
             return to_prediction(self.parameterization, output, z, alpha_bar)
@@ -158,9 +162,7 @@ class LatentDiffusionTask:
           image_shape: (H, W) in pixels, by default the training size.
         """
         height, width = image_shape or (self.image_size, self.image_size)
-        variables = {"params": params["conditioner"]}
-        conditioning = self.conditioner.apply(variables, batch)
-        null = self.conditioner.apply(variables, 1, method="null")
+        conditioning, null = self._condition(params, batch), self._null(params)
         predict = classifier_free(self.denoiser(params), conditioning, null, guidance_scale)
         z_T = initial_noise(seed, indices, self.first_stage.latent_shape(height, width))
         z = sample(sampler, predict, z_T, steps, image_keys(seed, indices))

@@ -10,7 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from ldm_jax.conditioning import CONDITIONERS
-from ldm_jax.core.checks import UserError, check_in
+from ldm_jax.core.checks import UserError, lookup
 from ldm_jax.core.config import build, call
 from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.pipeline import Stream, load_examples, make_stream
@@ -25,8 +25,6 @@ from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.first_stage import FirstStage
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train.optim import make_optimizer, make_schedule
-
-TASKS = {"autoencoder": AutoencoderTask, "latent_diffusion": LatentDiffusionTask}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +42,9 @@ def build_task(config: ConfigDict) -> Task:
     Raises:
       UserError: unknown names or fields, or an image size that the model cannot take.
     """
-    name = check_in("config.task.name", config.task.get("name"), TASKS)
-    settings = {key: value for key, value in config.task.items() if key != "name"}
-    make = {"autoencoder": _autoencoder_task, "latent_diffusion": _latent_diffusion_task}[name]
-    task = make(settings, config.data.image_size)
+    settings = dict(config.task.items())
+    make = lookup("config.task.name", TASKS, settings.pop("name", None))
+    task: Task = make(settings, config.data.image_size)
     check_image_size(task, config.data.image_size)
     return task
 
@@ -82,6 +79,9 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
         "weights": weights,
     }
     return call("config.task", LatentDiffusionTask, settings, image_size=image_size)
+
+
+TASKS = {"autoencoder": _autoencoder_task, "latent_diffusion": _latent_diffusion_task}
 
 
 def size_multiple(task: Task) -> int:

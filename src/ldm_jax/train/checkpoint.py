@@ -68,7 +68,7 @@ class Checkpoints:
         except (ValueError, KeyError) as error:
             raise UserError(
                 f"{self._workdir}: checkpoint {step} does not fit this configuration "
-                f"({_first_line(error)}). Use the configuration it was trained with, or a new --workdir."
+                f"({_first_line(error)}). Use the one it was trained with, or a new --workdir."
             ) from error
         return TrainState(
             params=found.params, ema_params=found.ema_params, **found.optimizer
@@ -180,7 +180,7 @@ def _check_same_run(path: Path, old: ConfigDict, new: ConfigDict) -> None:
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{key}.")

@@ -30,7 +30,7 @@ def abstract_frozen(task: Task, image_size: int, channels: int) -> PyTree:
     """Returns the shapes of the task's frozen tree; `{}` for tasks that have none."""
     if not isinstance(task, LatentDiffusionTask):
         return {}
-    vector = jax.ShapeDtypeStruct(
+    vector: Any = jax.ShapeDtypeStruct(
         (task.first_stage.latent_shape(image_size, image_size)[2],), jnp.float32
     )
     return FrozenFirstStage(

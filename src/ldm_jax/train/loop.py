@@ -21,6 +21,7 @@ from ldm_jax.data.pipeline import Stream
 from ldm_jax.parallel.mesh import check_batch_size, make_mesh
 from ldm_jax.parallel.sharding import batch_sharding, placed, put_batch, replicated, shardings
 from ldm_jax.tasks.base import Task
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import (
     Checkpoints,
@@ -82,9 +83,9 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
 
 
 def _frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh, source) -> PyTree:
+    if not isinstance(task, LatentDiffusionTask):
+        return {}
     abstract = abstract_frozen(task, config.data.image_size, config.data.get("channels", 3))
-    if not jax.tree.leaves(abstract):
-        return abstract
     if not has_frozen(workdir):
         stream = assemble.build_stream(config, source, task, assemble.build_tokenizer(config))
         frozen = prepare_frozen(config, task, stream)

@@ -1,13 +1,14 @@
 """The only train step: every task, every mesh."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ldm_jax.core.rng import StepKeys
-from ldm_jax.core.types import Batch, PyTree
+from ldm_jax.core.types import Array, Batch, PyTree
 from ldm_jax.tasks.base import Task
 from ldm_jax.train.state import TrainState, ema_decay
 
@@ -15,7 +16,7 @@ TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, dict]]
 
 
 def init_state(
-    task: Task, optimizers: Mapping[str, optax.GradientTransformation], key, batch: Batch
+    task: Task, optimizers: Mapping[str, optax.GradientTransformation], key: Array, batch: Any
 ) -> TrainState:
     """Returns the state before the first update; run it under `jit` with `out_shardings`."""
     params, mutable = task.init(key, batch)
@@ -57,7 +58,7 @@ def make_train_step(
 
     def train_step(state: TrainState, frozen: PyTree, batch: Batch):
         params, opt_state, mutable = dict(state.params), dict(state.opt_state), state.mutable
-        metrics = {}
+        metrics: dict[str, Array] = {}
         for group, modules in task.groups.items():
             gradients, output, mutable = _mean_gradients(
                 task, group, params, mutable, frozen, batch, state.step, seed, accumulation

@@ -30,7 +30,7 @@ def test_table_starts_standard_normal():
 
 def test_unknown_route_lists_the_legal_ones():
     with pytest.raises(
-        UserError, match="class_label.route: got 'concat'.* Legal: context, embedding."
+        UserError, match=r"class_label.route: got 'concat'.* Legal: context, embedding."
     ):
         ClassLabel(5, 8, route="concat")
 

@@ -1,3 +1,4 @@
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,13 +6,15 @@ import pytest
 
 from ldm_jax.nn.resnet import ResBlock
 
+# A generator that compiles quickly; these tests do not depend on the draws.
+KEY = jax.random.key(0, impl="unsafe_rbg")
 
-def randomised(variables, seed=0):
-    """Replaces every parameter, the zero ones too, by noise."""
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    noise = [0.3 * jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, noise)
+
+def random_variables(module, *args):
+    """Returns variables that are all noise, those that start at zero too."""
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: 0.3 * rng.normal(size=x.shape).astype(x.dtype), shapes)
 
 
 def silu(x):
@@ -71,24 +74,25 @@ def test_res_block_equals_numpy(width, with_emb, scale_shift, mode):
     x = rng.normal(size=(2, 4, 4, 4)).astype(np.float32)
     emb = rng.normal(size=(2, 5)).astype(np.float32) if with_emb else None
     block = ResBlock(width, eps=1e-5, num_groups=2, resample=mode, scale_shift_norm=scale_shift)
-    variables = randomised(block.init(jax.random.key(0), x, emb))
-    params = jax.tree.map(np.asarray, variables["params"])
-    expected = numpy_res_block(params, x, emb, scale_shift, mode)
-    np.testing.assert_allclose(block.apply(variables, x, emb), expected, rtol=1e-4, atol=1e-4)
+    variables = random_variables(block, x, emb)
+    expected = numpy_res_block(variables["params"], x, emb, scale_shift, mode)
+    y = jax.jit(block.apply)(variables, x, emb)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_res_block_is_the_identity_at_first_unless_told_otherwise():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 4)), jnp.float32)
     for zero_init in (True, False):
         block = ResBlock(4, eps=1e-6, num_groups=2, zero_init=zero_init)
-        y = block.apply(block.init(jax.random.key(0), x), x)
+        y = jax.jit(lambda key, x, block=block: block.apply(block.init(key, x), x))(KEY, x)
         assert bool(jnp.array_equal(x, y)) is zero_init
 
 
 def test_dropout_needs_its_stream_and_changes_the_result():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 4)), jnp.float32)
     block = ResBlock(4, eps=1e-6, num_groups=2, zero_init=False, dropout=0.5)
-    variables = block.init(jax.random.key(0), x)
-    rngs = {"dropout": jax.random.key(1)}
-    dropped = block.apply(variables, x, None, False, rngs=rngs)
+    variables = random_variables(block, x)
+    dropped = block.apply(variables, x, None, False, rngs={"dropout": KEY})
     assert not jnp.allclose(dropped, block.apply(variables, x))
+    with pytest.raises(flax.errors.InvalidRngError):
+        block.apply(variables, x, None, False)

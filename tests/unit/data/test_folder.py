@@ -1,0 +1,155 @@
+import concurrent.futures
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.data.folder import Folder
+from ldm_jax.data.pipeline import make_stream
+
+
+def write_image(file, level, size=(6, 4)):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", size, level).save(file)
+
+
+def write_rows(folder, rows):
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Eight images, of which 2 and 3 are broken in two ways."""
+    for k in range(8):
+        write_image(tmp_path / f"{k}.png", 10 * k)
+    (tmp_path / "2.png").write_bytes(b"not an image")
+    whole = (tmp_path / "3.png").read_bytes()
+    (tmp_path / "3.png").write_bytes(whole[: len(whole) // 2])
+    return tmp_path
+
+
+def test_bare_images_in_sorted_order(tmp_path):
+    for name in ("b.png", "a.JPG", "c.webp"):
+        write_image(tmp_path / name, 5)
+    (tmp_path / "notes.txt").write_text("")
+    source = Folder(str(tmp_path))
+    assert len(source) == 3
+    assert source.class_names is None
+    assert list(source[0]) == ["image"]
+    assert source[0]["image"].shape == (4, 6, 1)
+    assert repr(source) == repr(Folder(str(tmp_path)))
+
+
+def test_class_folders(tmp_path):
+    write_image(tmp_path / "dogs" / "x.png", 1)
+    write_image(tmp_path / "cats" / "deep" / "y.png", 2)
+    source = Folder(str(tmp_path))
+    assert source.class_names == ("cats", "dogs")
+    assert [(int(source[i]["image"][0, 0, 0]), source[i]["class"]) for i in (0, 1)] == [
+        (2, 0),
+        (1, 1),
+    ]
+    write_image(tmp_path / "stray.png", 3)
+    with pytest.raises(UserError, match=r"1 images lie in .* itself and 2 in its sub-folders"):
+        Folder(str(tmp_path))
+
+
+def test_metadata_captions_and_classes(tmp_path):
+    for name in ("x.png", "sub/y.png"):
+        write_image(tmp_path / name, 1)
+    write_rows(
+        tmp_path,
+        [
+            {"file_name": "x.png", "text": "ein Größer", "kind": "b"},
+            {"file_name": "sub/y.png", "kind": "a"},
+        ],
+    )
+    source = Folder(str(tmp_path), class_column="kind")
+    assert source.class_names == ("a", "b")
+    assert (source[0]["text"], source[0]["class"]) == ("ein Größer", 1)
+    assert (source[1]["text"], source[1]["class"]) == ("", 0)
+    assert "class" not in Folder(str(tmp_path))[0]
+    with pytest.raises(UserError, match=r"class_column: .* no 'king' .* Columns: kind, text"):
+        Folder(str(tmp_path), class_column="king")
+    with pytest.raises(UserError, match=r"text_column: .* no 'caption' .* Columns: kind, text"):
+        Folder(str(tmp_path), text_column="caption")
+
+
+def test_errors_about_the_path(tmp_path):
+    with pytest.raises(UserError, match=r"path: not set.*--config.data.source.path=DIR"):
+        Folder()
+    with pytest.raises(UserError, match=r"path: no folder .*gone.*--config.data.source.path=DIR"):
+        Folder(str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"no images in .*metadata.jsonl, or files ending in .png"):
+        Folder(str(tmp_path))
+    write_rows(tmp_path, ["{nonsense"])
+    with pytest.raises(UserError, match=r"metadata.jsonl:1: not a JSON object"):
+        Folder(str(tmp_path))
+    write_rows(tmp_path, [{"text": "x"}])
+    with pytest.raises(UserError, match=r"metadata.jsonl:1: expected .* with file_name"):
+        Folder(str(tmp_path))
+
+
+def test_broken_files_are_replaced_by_the_next_readable_one(broken, caplog):
+    source = Folder(str(broken), max_bad_fraction=0.25)
+    with caplog.at_level(logging.WARNING):
+        levels = [int(source[i]["image"][0, 0, 0]) for i in (3, 2, 2, 7)]
+    assert levels == [40, 40, 40, 70]
+    assert set(source.quarantine) == {str(broken / "2.png"), str(broken / "3.png")}
+    assert source.quarantine[str(broken / "2.png")].startswith("UnidentifiedImageError")
+    assert sum("quarantined" in record.getMessage() for record in caplog.records) == 2
+
+
+def test_too_many_broken_files_stop_the_run(broken):
+    source = Folder(str(broken), max_bad_fraction=0.2)
+    message = r"2 of 8 images \(25.0%\) in .*2.png.*at most max_bad_fraction=0.2"
+    with pytest.raises(UserError, match=message):
+        [source[i] for i in range(8)]
+    with pytest.raises(UserError, match=r"of 8 images"):  # also from a worker thread
+        list(
+            make_stream(
+                Folder(str(broken), max_bad_fraction=0.2),
+                batch_size=2,
+                image_size=4,
+                num_epochs=1,
+            )
+        )
+
+
+def test_nothing_readable(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the images in .* can be read"):
+        Folder(str(tmp_path), max_bad_fraction=1.0)[0]
+
+
+def test_missing_files_of_metadata(tmp_path):
+    write_image(tmp_path / "b.png", 9)
+    rows = [{"file_name": f"{n}.png", "text": n} for n in ("a", "b")]
+    write_rows(tmp_path, [*rows, {"file_name": "no/c.png", "text": "c"}])
+    source = Folder(str(tmp_path), max_bad_fraction=0.7)
+    assert set(source.quarantine) == {str(tmp_path / "a.png"), str(tmp_path / "no" / "c.png")}
+    assert "missing" in source.quarantine[str(tmp_path / "a.png")]
+    # The caption goes with the image that is shown.
+    assert [source[i]["text"] for i in range(3)] == ["b", "b", "b"]
+    with pytest.raises(UserError, match=r"2 of 3 images \(66.7%\)"):
+        Folder(str(tmp_path))
+
+
+def test_batches_are_the_same_under_threads_and_whoever_meets_the_broken_file_first(broken):
+    def batches(threads):
+        source = Folder(str(broken), max_bad_fraction=0.5)
+        stream = make_stream(
+            source, batch_size=4, image_size=4, seed=1, num_threads=threads, prefetch=threads
+        )
+        return np.stack([next(stream)["image"] for _ in range(8)])
+
+    np.testing.assert_array_equal(batches(0), batches(8))
+    source = Folder(str(broken), max_bad_fraction=0.5)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        levels = list(pool.map(lambda i: int(source[i % 8]["image"][0, 0, 0]), range(64)))
+    assert levels == [0, 10, 40, 40, 40, 50, 60, 70] * 8
+    assert len(source.quarantine) == 2
