@@ -30,7 +30,7 @@ def get_config():
         },
         "conditioner": {
             "name": "text_transformer",
-            "vocab_size": 32,
+            "vocab_size": 24,  # the words of shapes, padding and unknown
             "length": 12,
             "dim": 64,
             "depth": 2,
@@ -47,7 +47,8 @@ def get_config():
         "condition_drop_rate": 0.1,
     }
     config.data = {
-        **first_stage.data.to_dict(),
+        "source": {"name": "shapes", "image_size": 32, "max_objects": 1, "num_examples": 50_000},
+        "image_size": 32,
         "tokenizer": {"name": "words", "vocabulary": "shapes", "length": 12},
     }
     config.train.update(

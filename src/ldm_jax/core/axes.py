@@ -16,11 +16,11 @@ def shard_batch(x: Array) -> Array:
     """Returns `x` with its first axis split over `data` and `fsdp`, the rest whole.
 
     Placed at block borders, it stops the partitioner from following a weight's sharding into the
-    activations. Without a mesh, or where the batch does not divide, it is the identity.
+    activations. A batch that does not divide, such as the one null condition, is whole on every
+    device. Without a mesh it is the identity.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
         return x
-    if x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES))
+    divides = x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES if divides else None))

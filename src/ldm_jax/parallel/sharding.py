@@ -5,6 +5,8 @@ pattern of Megatron-LM (Shoeybi et al. 2019, section 3): the first projection by
 second by rows, so one all-reduce closes each block. FSDP then splits the largest axis left
 that divides (ZeRO stage 3, Rajbhandari et al. 2020). Optimizer moments and EMA end in the same
 path as their parameter, so they land beside it.
+
+FSDP is a way to store, tensor parallelism a way to compute: `gather_weights` stands between.
 """
 
 import math
@@ -13,14 +15,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from ldm_jax.core.axes import BATCH_AXES, FSDP, TENSOR
+from ldm_jax.core.axes import BATCH_AXES, FSDP, MESH_AXES, TENSOR
 
 Rule = tuple[str, tuple[str | None, ...]]
 
 # (pattern searched in the path, mesh axis per array axis); the first match wins.
 RULES: tuple[Rule, ...] = (
+    # A first stage's attention has a single head. Splitting its width would add up n x n logits
+    # over the devices, which costs more than the products that it saves.
+    (r"/(encoder|decoder)/.*/kernel$", (None, None)),
+    (r"/(encoder|decoder)/.*/bias$", (None,)),
     (r"/(to_q|to_k|to_v|value|gate|hidden)/kernel$", (None, TENSOR)),
     (r"/(to_q|to_k|to_v|value|gate|hidden)/bias$", (TENSOR,)),
     (r"/(to_out|out)/kernel$", (TENSOR, None)),
@@ -35,7 +41,10 @@ def path_name(path: Sequence[Any]) -> str:
 
 
 def partition_spec(
-    name: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Rule] = RULES
+    name: str,
+    shape: tuple[int, ...],
+    mesh: Mesh | AbstractMesh,
+    rules: Sequence[Rule] = RULES,
 ) -> PartitionSpec:
     """Returns where one array lives: tensor axes by rule, then FSDP on the largest axis left.
 
@@ -65,6 +74,37 @@ def shardings(mesh: Mesh, tree: Any, rules: Sequence[Rule] = RULES) -> Any:
         ),
         tree,
     )
+
+
+def gather_weights(tree: Any, rules: Sequence[Rule] = RULES) -> Any:
+    """Returns parameters as a computation reads them: whole along `fsdp`, split by `rules` alone.
+
+    Their gradient is split as they are stored, so it is summed straight into its parts
+    (reduce-scatter). Both are said here because the partitioner, left alone with a weight in
+    parts, also splits convolutions over their channels and sums activations between devices.
+
+    Without a mesh it is the identity. `rules=()` makes every weight whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(MESH_AXES) <= set(mesh.axis_names):
+        return tree
+
+    def gather(path: Sequence[Any], leaf: Any) -> Any:
+        stored = partition_spec(path_name(path), leaf.shape, mesh, rules)
+        used = PartitionSpec(*(None if axis == FSDP else axis for axis in stored))
+        return _relayout(leaf, used, stored)
+
+    return jax.tree_util.tree_map_with_path(gather, tree)
+
+
+def _relayout(x: Any, spec: PartitionSpec, gradient_spec: PartitionSpec) -> Any:
+    """Returns `x` laid out by `spec`, whose cotangent is laid out by `gradient_spec`."""
+    relayout = jax.custom_vjp(lambda x: jax.lax.with_sharding_constraint(x, spec))
+    relayout.defvjp(
+        lambda x: (relayout(x), None),
+        lambda _, g: (jax.lax.with_sharding_constraint(g, gradient_spec),),
+    )
+    return relayout(x)
 
 
 def placed(mesh: Mesh, abstract: Any, rules: Sequence[Rule] = RULES) -> Any:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -108,6 +108,23 @@ def build_tokenizer(config: ConfigDict) -> Any:
     return build("config.data.tokenizer", TOKENIZERS, settings) if settings else None
 
 
+def check_tokenizer(task: Task, tokenizer: Any) -> None:
+    """Raises UserError unless the conditioner's table holds every token that can come.
+
+    An index beyond the table would not fail on an accelerator; it would read the last row.
+    """
+    if "tokens" not in condition_inputs(task) or tokenizer is None:
+        return
+    conditioner = cast(LatentDiffusionTask, task).conditioner
+    for field in ("vocab_size", "length"):
+        got, expected = getattr(conditioner, field), getattr(tokenizer, field)
+        if got != expected:
+            raise UserError(
+                f"config.task.conditioner.{field}={got}, but the tokenizer of config.data has "
+                f"{expected}. Legal: {expected}."
+            )
+
+
 def build_source(config: ConfigDict) -> Any:
     """Returns the data source of `config.data.source`."""
     return build("config.data.source", SOURCES, config.data.source)
@@ -117,8 +134,10 @@ def _transform_settings(config: ConfigDict) -> dict[str, Any]:
     return {k: v for k, v in config.data.items() if k not in ("source", "tokenizer")}
 
 
-def build_stream(config: ConfigDict, source: Any, task: Task, tokenizer: Any) -> Stream:
-    """Returns this process's rows of the training batches."""
+def build_stream(
+    config: ConfigDict, source: Any, task: Task, tokenizer: Any, *, whole: bool = False
+) -> Stream:
+    """Returns this process's rows of the training batches, or with `whole` all rows."""
     return call(
         "config.data",
         make_stream,
@@ -128,8 +147,8 @@ def build_stream(config: ConfigDict, source: Any, task: Task, tokenizer: Any) ->
         seed=config.seed,
         tokenizer=tokenizer,
         keys=("image", *condition_inputs(task)),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=0 if whole else jax.process_index(),
+        process_count=1 if whole else jax.process_count(),
     )
 
 

@@ -79,7 +79,8 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits, then releases the writer threads."""
+        """Waits until everything is on disk, then releases the writer threads."""
+        self.wait()
         self._manager.close()
 
 

@@ -1,5 +1,6 @@
-"""What a run shows: TensorBoard scalars, image grids, a progress bar."""
+"""What a run shows: TensorBoard scalars, a metrics file, image grids, a progress bar."""
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ def save_png(path: str | Path, image_u8: np.ndarray) -> None:
 
 
 class RunLog:
-    """Writes to TensorBoard and to a progress bar, from the first process only."""
+    """Writes to TensorBoard, `metrics.jsonl` and a progress bar, from the first process only."""
 
     def __init__(self, workdir: str | Path, total_steps: int, start_step: int, batch_size: int):
         self._workdir, self._batch_size = Path(workdir), batch_size
@@ -61,8 +62,11 @@ class RunLog:
         """Writes the means of a window and shows loss and images/s."""
         images_per_second = steps_per_second * self._batch_size
         if self._writer is not None and self._bar is not None:
-            for name, value in {**values, "images_per_second": images_per_second}.items():
+            row = {**values, "images_per_second": images_per_second}
+            for name, value in row.items():
                 self._writer.add_scalar(f"train/{name}", value, step)
+            with (self._workdir / "metrics.jsonl").open("a") as file:
+                file.write(json.dumps({"step": step, **row}) + "\n")
             self._bar.set_postfix_str(
                 f"loss {values.get('loss', math.nan):.4f}, {images_per_second:.0f} images/s"
             )

@@ -8,6 +8,7 @@ The frozen first stage comes from the workdir once it is there, whatever became 
 """
 
 import time
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from ldm_jax.core.rng import Purpose, step_key
 from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
 from ldm_jax.parallel.mesh import check_batch_size, make_mesh
-from ldm_jax.parallel.sharding import batch_sharding, placed, put_batch, replicated, shardings
+from ldm_jax.parallel.sharding import placed, put_batch, shardings
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
@@ -34,8 +35,9 @@ from ldm_jax.train.frozen import abstract_frozen, prepare_frozen
 from ldm_jax.train.grids import Grid, make_grid
 from ldm_jax.train.hooks import RunLog
 from ldm_jax.train.metrics import MetricWindow
+from ldm_jax.train.signals import Interrupted, StopRequest
 from ldm_jax.train.state import TrainState
-from ldm_jax.train.step import init_state, make_train_step
+from ldm_jax.train.step import compile_train_step, init_state, make_train_step
 
 
 def train(config: ConfigDict, workdir: str | Path) -> TrainState:
@@ -49,6 +51,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     check_batch_size(mesh, config.train.batch_size, config.train.accumulation)
     task = assemble.build_task(config)
     tokenizer = assemble.build_tokenizer(config)
+    assemble.check_tokenizer(task, tokenizer)
     spec = assemble.batch_spec(config, task, config.train.batch_size)
     optimizers, learning_rate = assemble.build_optimizers(config, task)
     source = assemble.build_source(config)
@@ -59,35 +62,31 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
 
     with jax.set_mesh(mesh):
         stream = assemble.build_stream(config, source, task, tokenizer)
-        frozen = _frozen(config, workdir, task, mesh, source)
+        frozen = _frozen(config, workdir, task, mesh, source, tokenizer)
         abstract = jax.eval_shape(init)
-        layout = shardings(mesh, abstract)
         checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
         state = _restore_or_init(config, mesh, checkpoints, stream, abstract, init)
-        step_fn = jax.jit(
-            make_train_step(
-                task,
-                optimizers,
-                seed=config.seed,
-                accumulation=config.train.accumulation,
-                max_ema_decay=config.train.ema_decay,
-            ),
-            in_shardings=(layout, shardings(mesh, frozen), batch_sharding(mesh)),
-            out_shardings=(layout, replicated(mesh)),
-            donate_argnums=0,
+        train_step = make_train_step(
+            task,
+            optimizers,
+            seed=config.seed,
+            accumulation=config.train.accumulation,
+            max_ema_decay=config.train.ema_decay,
         )
+        step_fn = compile_train_step(train_step, mesh, abstract, frozen)
         grid = make_grid(config, task, source, tokenizer, mesh)
         return _run(
             config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, grid
         )
 
 
-def _frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh, source) -> PyTree:
+def _frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh, source, tokenizer) -> PyTree:
     if not isinstance(task, LatentDiffusionTask):
         return {}
     abstract = abstract_frozen(task, config.data.image_size, config.data.get("channels", 3))
     if not has_frozen(workdir):
-        stream = assemble.build_stream(config, source, task, assemble.build_tokenizer(config))
+        # Every process measures the same whole batches, so all find the same numbers.
+        stream = assemble.build_stream(config, source, task, tokenizer, whole=True)
         frozen = prepare_frozen(config, task, stream)
         save_frozen(workdir, frozen)
         return jax.device_put(frozen, shardings(mesh, frozen))
@@ -122,14 +121,15 @@ def _run(
     start = int(state.step)
     log = RunLog(workdir, settings.steps, start, settings.batch_size)
     window, since = MetricWindow(), (time.monotonic(), start)
-    try:
+    with StopRequest() as stop, closing(checkpoints), closing(log):
         for step in range(start + 1, settings.steps + 1):
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = step_fn(state, frozen, put_batch(mesh, next(stream)))
             window.add(step, metrics)
             log.advance()
             last = step == settings.steps
-            due = last or step % settings.checkpoint_every == 0
+            stopping = stop.requested and not last and jax.process_count() == 1
+            due = last or stopping or step % settings.checkpoint_every == 0
             if due or step % settings.log_every == 0:
                 values = window.flush()  # raises on a non-finite loss, before anything is saved
                 values["learning_rate"] = float(learning_rate(step - 1))
@@ -138,10 +138,11 @@ def _run(
                 since = (now, step)
             if due:
                 checkpoints.save(step, state, stream.get_state())
+            if stopping:
+                raise Interrupted(
+                    f"stopped at step {step} of {settings.steps} and saved; "
+                    "the same command goes on from there."
+                )
             if grid is not None and (last or step % settings.sample_every == 0):
                 log.images(step, grid.name, grid.draw(state, frozen), grid.columns)
-    finally:
-        checkpoints.wait()
-        log.close()
-    checkpoints.close()
     return state

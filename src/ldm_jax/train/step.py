@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from ldm_jax.core.rng import StepKeys
 from ldm_jax.core.types import Array, Batch, PyTree
+from ldm_jax.parallel.sharding import batch_sharding, gather_weights, replicated, shardings
 from ldm_jax.tasks.base import Task
 from ldm_jax.train.state import TrainState, ema_decay
 
@@ -83,13 +85,32 @@ def make_train_step(
     return train_step
 
 
+def compile_train_step(train_step: TrainStep, mesh: Mesh, state: TrainState, frozen: PyTree) -> Any:
+    """Returns `train_step` under `jit` for one mesh; `state` is donated.
+
+    Args:
+      train_step: of `make_train_step`.
+      mesh: also the mesh in whose context (`jax.set_mesh`) the result is called.
+      state: arrays or shapes; they are laid out by `shardings`.
+      frozen: likewise.
+    """
+    layout = shardings(mesh, state)
+    return jax.jit(
+        train_step,
+        in_shardings=(layout, shardings(mesh, frozen), batch_sharding(mesh)),
+        out_shardings=(layout, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
 def _mean_gradients(task, group, params, mutable, frozen, batch, step, seed, accumulation):
     """Returns (gradients, metrics, mutable) of one group over `accumulation` micro-batches."""
     modules = task.groups[group]
 
     def loss_of(trained, mutable, rows, indices):
         keys = StepKeys(step=step, indices=indices, seed=seed)
-        output = task.loss(group, {**params, **trained}, mutable, frozen, rows, keys)
+        weights, constants = gather_weights({**params, **trained}), gather_weights(frozen)
+        output = task.loss(group, weights, mutable, constants, rows, keys)
         return output.loss, ({"loss": output.loss, **output.metrics}, output.mutable)
 
     grad = jax.grad(loss_of, has_aux=True)

@@ -1,0 +1,55 @@
+"""Class-conditional latent diffusion on Fashion-MNIST: 10 classes and a null class.
+
+Paper: section 4.3 (class embedding through cross-attention), with classifier-free guidance.
+Command: ldm-jax train --config configs/fashion_mnist_class.py --workdir runs/fashion_class \
+  --config.data.source.path=TFDS_DIR --config.task.first_stage.workdir=runs/fashion_autoencoder
+Result, curve and grid: experiments/fashion_mnist/README.md
+"""
+
+import fashion_mnist_autoencoder
+from ml_collections.config_dict import placeholder
+
+from ldm_jax.core.defaults import base_config
+
+
+def get_config():
+    """Returns the configuration."""
+    first_stage = fashion_mnist_autoencoder.get_config()
+    config = base_config()
+    config.task = {
+        "name": "latent_diffusion",
+        "model": {
+            "name": "unet",
+            "out_channels": 4,
+            "channels": 64,
+            "channel_mult": (1, 2),
+            "num_res_blocks": 1,
+            "attention_factors": (1, 2),
+            "num_head_channels": 32,
+            "transformer_depth": 1,
+            "num_groups": 16,
+        },
+        "conditioner": {"name": "class_label", "num_classes": 10, "dim": 64},
+        "first_stage": {
+            "model": first_stage.task.model.to_dict(),
+            "workdir": placeholder(str),
+            "scale_factor": "auto",
+            "scale_images": 2048,
+        },
+        "schedule": {"name": "linear", "num_timesteps": 1000, "start": 0.0015, "end": 0.0195},
+        "condition_drop_rate": 0.1,
+    }
+    config.data = first_stage.data.to_dict()
+    config.train.update(
+        steps=4000,
+        batch_size=64,
+        learning_rate=1e-3,
+        schedule="cosine",
+        warmup_steps=100,
+        clip_norm=1.0,
+        ema_decay=0.999,
+        checkpoint_every=500,
+        sample_every=1000,
+    )
+    config.sample.update(steps=50, guidance_scale=2.0, grid_images=40, per_device_batch=40)
+    return config

@@ -1,0 +1,68 @@
+"""Models of a few thousand parameters on 16×16 shapes: `--config tests/e2e/tiny.py:NAME`.
+
+NAME is autoencoder, text or class. The diffusion models need
+`--config.task.first_stage.workdir=DIR`.
+"""
+
+from ml_collections.config_dict import placeholder
+
+from ldm_jax.core.defaults import base_config
+
+AUTOENCODER = {
+    "name": "autoencoder_kl",
+    "channels": 8,
+    "channel_mult": (1, 2),
+    "num_res_blocks": 0,
+    "embed_dim": 2,
+    "z_channels": 2,
+    "mid_attention": False,
+    "num_groups": 4,
+}
+UNET = {
+    "name": "unet",
+    "out_channels": 2,
+    "channels": 8,
+    "channel_mult": (1,),
+    "num_res_blocks": 0,
+    "num_head_channels": 8,
+    "transformer_depth": 1,
+    "num_groups": 4,
+}
+TEXT = {
+    "name": "text_transformer",
+    "vocab_size": 24,
+    "length": 12,
+    "dim": 8,
+    "depth": 1,
+    "num_heads": 2,
+    "head_dim": 4,
+}
+CONDITIONERS = {"text": TEXT, "class": {"name": "class_label", "num_classes": 24, "dim": 8}}
+
+
+def get_config(name="autoencoder"):
+    """Returns the configuration."""
+    config = base_config()
+    config.data = {
+        "source": {"name": "shapes", "image_size": 16, "max_objects": 1, "num_examples": 64},
+        "image_size": 16,
+        "num_threads": 1,
+        "prefetch": 1,
+    }
+    if name == "autoencoder":
+        config.task = {"name": "autoencoder", "model": AUTOENCODER}
+    else:
+        first_stage = {"model": AUTOENCODER, "workdir": placeholder(str), "scale_images": 16}
+        config.task = {
+            "name": "latent_diffusion",
+            "model": UNET,
+            "conditioner": CONDITIONERS[name],
+            "first_stage": first_stage,
+        }
+    if name == "text":
+        config.data.tokenizer = {"name": "words", "vocabulary": "shapes", "length": 12}
+    config.train.update(
+        steps=3, batch_size=8, log_every=1, checkpoint_every=2, sample_every=2, ema_decay=0.9
+    )
+    config.sample.update(steps=2, guidance_scale=2.0, grid_images=4, per_device_batch=1)
+    return config
