@@ -34,7 +34,7 @@ def get_config():
         steps=10_000,
         batch_size=64,
         learning_rate=5e-4,
-        schedule="cosine",
+        schedule={"name": "cosine"},
         warmup_steps=500,
         weight_decay=0.0,
         clip_norm=1.0,

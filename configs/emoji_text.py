@@ -60,7 +60,7 @@ def get_config():
         steps=60_000,
         batch_size=128,
         learning_rate=3e-4,
-        schedule="cosine",
+        schedule={"name": "cosine"},
         warmup_steps=1000,
         clip_norm=1.0,
         sample_every=10_000,

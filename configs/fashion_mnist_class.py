@@ -44,7 +44,7 @@ def get_config():
         steps=4000,
         batch_size=64,
         learning_rate=1e-3,
-        schedule="cosine",
+        schedule={"name": "cosine"},
         warmup_steps=100,
         clip_norm=1.0,
         ema_decay=0.999,

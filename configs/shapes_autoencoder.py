@@ -34,7 +34,7 @@ def get_config():
         steps=1500,
         batch_size=16,
         learning_rate=4e-3,
-        schedule="cosine",
+        schedule={"name": "cosine"},
         warmup_steps=50,
         b2=0.99,
         weight_decay=0.0,

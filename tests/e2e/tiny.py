@@ -62,7 +62,13 @@ def get_config(name="autoencoder"):
     if name == "text":
         config.data.tokenizer = {"name": "words", "vocabulary": "shapes", "length": 12}
     config.train.update(
-        steps=3, batch_size=8, log_every=1, checkpoint_every=2, sample_every=2, ema_decay=0.9
+        steps=3,
+        batch_size=8,
+        learning_rate=0.05,  # high enough for conditions to show in the images after three steps
+        log_every=1,
+        checkpoint_every=3,
+        sample_every=3,
+        ema_decay=0.9,
     )
     config.sample.update(steps=2, guidance_scale=2.0, grid_images=4, per_device_batch=1)
     return config

@@ -1,7 +1,15 @@
-"""`--config FILE[:ARG]` and `--config.a.b=value`, with one-line errors."""
+"""`--config FILE[:ARG]` and `--config.a.b=value`, with one-line errors.
+
+Two kinds of group are told apart. `train`, `sample` and the top level are closed: their fields are
+those of `ldm_jax.core.defaults`. Whatever lies below `task` or `data`, or has a `name`, describes
+an object, whose signature is the schema; a field may be set there that the file does not mention,
+and `ldm_jax.core.config` refuses the ones that the object does not have.
+"""
 
 import ast
 import importlib.util
+import inspect
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +18,15 @@ from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError, did_you_mean
 
+_OPEN = ("task", "data")
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple",
+}
+
 
 def load_config(spec: str) -> ConfigDict:
     """Returns `get_config(arg)` of a Python file, given as `path` or `path:arg`, locked.
@@ -17,7 +34,7 @@ def load_config(spec: str) -> ConfigDict:
     The file's folder is importable while it runs, so configs may build on their neighbours.
 
     Raises:
-      UserError: no such file, or no `get_config` in it.
+      UserError: no such file, no Python in it, or no `get_config` that fits.
     """
     path_text, _, argument = spec.partition(":")
     path = Path(path_text)
@@ -31,80 +48,148 @@ def load_config(spec: str) -> ConfigDict:
     sys.path.insert(0, folder)
     try:
         module_spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"--config={path}: defines no get_config().")
-        config = module.get_config(argument) if argument else module.get_config()
+        config = _call_get_config(path, module, argument)
+    except SyntaxError as error:
+        raise UserError(f"--config={path}: line {error.lineno}: {error.msg}.") from error
     finally:
         sys.path.remove(folder)
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config={path}: get_config() returned {type(config).__name__}, expected ConfigDict."
+        )
     return config.lock()
+
+
+def _call_get_config(path: Path, module: Any, argument: str) -> Any:
+    get_config = getattr(module, "get_config", None)
+    if get_config is None:
+        raise UserError(f"--config={path}: defines no get_config().")
+    if argument and not inspect.signature(get_config).parameters:
+        raise UserError(
+            f"--config={path}:{argument}: its get_config() takes no argument. Legal: {path}."
+        )
+    return get_config(argument) if argument else get_config()
+
+
+def load_run_config(workdir: str | Path) -> ConfigDict:
+    """Returns the configuration that a training run left in its workdir.
+
+    Raises:
+      UserError: there is none, or the file was damaged.
+    """
+    from ldm_jax.train.checkpoint import read_config  # JAX starts here
+
+    path = Path(workdir) / "config.json"
+    if path.is_file():
+        try:
+            found = json.loads(path.read_text())
+        except ValueError as error:  # no JSON, or no text at all
+            raise UserError(_damaged(path, str(error))) from error
+        keys = found if isinstance(found, dict) else ()
+        missing = [key for key in ("seed", "task", "data", "train", "sample") if key not in keys]
+        if missing:
+            raise UserError(_damaged(path, f"no {', '.join(missing)}"))
+    return read_config(workdir)
+
+
+def _damaged(path: Path, why: str) -> str:
+    return f"{path}: damaged ({why}); expected what `ldm-jax train` wrote there."
 
 
 def apply_overrides(config: ConfigDict, arguments: list[str]) -> None:
     """Applies `--config.a.b=value` arguments in place.
 
-    Values are Python literals, else strings; their type must fit the field's.
+    Values are Python literals, else strings; their type must fit the field's. Setting the `name` of
+    an object to another one drops its other fields, which belonged to the old object; names are
+    set first, wherever they stand.
 
     Raises:
       UserError: unknown argument or field, or a value of the wrong type, naming what is legal.
     """
-    pending = list(arguments)
+    pairs, pending = [], list(arguments)
     while pending:
         argument = pending.pop(0)
         name, separator, value = argument.partition("=")
         if not name.startswith("--config."):
             raise UserError(f"unknown argument {argument!r}; see --help.")
         if not separator:
-            if not pending:
+            if not pending or pending[0].startswith("--"):
                 raise UserError(f"{name}: needs a value, as {name}=VALUE.")
             value = pending.pop(0)
-        _set(config, name.removeprefix("--config."), value)
+        pairs.append((name.removeprefix("--config."), value))
+    for dotted, value in sorted(pairs, key=lambda pair: not pair[0].endswith(".name")):
+        _set(config, dotted, value)
 
 
 def _set(config: ConfigDict, dotted: str, text: str) -> None:
     *parents, leaf = dotted.split(".")
-    node: Any = config
-    for depth, part in enumerate([*parents, leaf]):
-        here = ".".join(["config", *parents[:depth]])
-        if not isinstance(node, ConfigDict):
-            raise UserError(f"--config.{dotted}: {here} is a value, it has no fields.")
-        if part not in node:
-            raise UserError(
-                f"--config.{dotted}: {here} has no field {part!r}{did_you_mean(part, node)} "
-                f"Legal: {', '.join(node)}."
-            )
-        if depth < len(parents):
-            node = node[part]
-    old = node[leaf]
+    node = _descend(config, dotted, parents)
+    is_open = (parents and parents[0] in _OPEN) or "name" in node
+    if leaf not in node and not is_open:
+        _raise_unknown(dotted, parents, leaf, node)
+    old = node.get(leaf)
     if isinstance(old, ConfigDict):
-        raise UserError(f"--config.{dotted}: is a group. Legal: {', '.join(old)}.")
-    try:
-        node[leaf] = _parse(text, old)
-    except (TypeError, ValueError) as error:
         raise UserError(
-            f"--config.{dotted}: got {text!r}, expected {_type_name(old)} such as {old!r}."
-        ) from error
+            f"--config.{dotted}: is a group; set its fields, as --config.{dotted}.FIELD=VALUE. "
+            f"Legal: {', '.join(old)}."
+        )
+    value = _parse(text, old)
+    with node.unlocked(), node.ignore_type():
+        if leaf == "name" and value != old:
+            for other in [key for key in node if key != leaf]:
+                del node[other]
+        elif not is_open:
+            _check_type(dotted, text, value, old, node.get_type(leaf))
+        node[leaf] = value
+
+
+def _descend(config: ConfigDict, dotted: str, parents: list[str]) -> ConfigDict:
+    """Returns the group that holds the last field; below `task` and `data` it may be new."""
+    node: Any = config
+    for depth, part in enumerate(parents):
+        if part not in node:
+            # A near miss is a mistake; anything else is for the object's signature to judge.
+            if not depth or parents[0] not in _OPEN or did_you_mean(part, node) != ".":
+                _raise_unknown(dotted, parents[:depth], part, node)
+            with node.unlocked():
+                node[part] = ConfigDict()
+        node = node[part]
+        if not isinstance(node, ConfigDict):
+            here = ".".join(["config", *parents[: depth + 1]])
+            raise UserError(f"--config.{dotted}: {here} is a value, it has no fields.")
+    return node
+
+
+def _raise_unknown(dotted: str, parents: list[str], part: str, node: ConfigDict) -> None:
+    here = ".".join(["config", *parents])
+    raise UserError(
+        f"--config.{dotted}: {here} has no field {part!r}{did_you_mean(part, node)} "
+        f"Legal: {', '.join(node)}."
+    )
 
 
 def _parse(text: str, old: Any) -> Any:
     if isinstance(old, str):
         return text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    if isinstance(old, bool):
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        if not isinstance(value, bool):
-            raise TypeError("expected true or false")
     if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(old, tuple) and not isinstance(value, tuple | list):
+    if isinstance(old, tuple) and not isinstance(value, tuple | list | str):
         return (value,)
     return tuple(value) if isinstance(value, list) else value
 
 
-def _type_name(value: Any) -> str:
-    return {"int": "a whole number", "float": "a number", "tuple": "a tuple"}.get(
-        type(value).__name__, type(value).__name__
-    )
+def _check_type(dotted: str, text: str, value: Any, old: Any, expected: type) -> None:
+    """Raises UserError unless `value` fits a field of a closed group."""
+    fits = type(value) is expected or (old is None and value is None)
+    if fits and expected is tuple and old:
+        fits = all(type(item) in {type(known) for known in old} for item in value)
+    if not fits and not (expected is float and type(value) is int):
+        example = "" if old is None else f" such as {old!r}"
+        name = _NAMES.get(expected, expected.__name__)
+        raise UserError(f"--config.{dotted}: got {text!r}, expected {name}{example}.")

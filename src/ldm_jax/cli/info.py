@@ -7,12 +7,21 @@ from typing import Any
 
 from ldm_jax.cli.config_args import apply_overrides, load_config
 
+EXAMPLES = """\
+  ldm-jax info --config configs/shapes_text.py
+  ldm-jax info --config configs/shapes_text.py --config.task.model.channels=128 --json
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
-    parser.add_argument("--config", required=True, help="Python file with get_config()")
-    parser.add_argument("--workdir", help="ignored; accepted so that a train command fits")
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="Python file with get_config()"
+    )
+    parser.add_argument(
+        "--workdir", metavar="DIR", help="ignored; accepted so that a train command fits"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -24,20 +33,22 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         print(json.dumps(facts))
         return
     print(table)
+    width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name}: {value}")
+        print(f"{name.replace('_', ' '):{width}}  {_readable(value)}")
 
 
 def describe(config) -> tuple[dict[str, Any], str]:
-    """Returns facts about a config, and its parameter table as text; allocates nothing."""
+    """Returns facts about a config, and its parameter table as text; allocates no parameters."""
     import jax
     from clu import parameter_overview
 
+    from ldm_jax.cli.preflight import check_config
     from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
     from ldm_jax.train import assemble
     from ldm_jax.train.frozen import abstract_frozen
 
-    task = assemble.build_task(config)
+    task = check_config(config)
     spec = assemble.batch_spec(config, task, config.train.batch_size)
     params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
     size, channels = config.data.image_size, config.data.get("channels", 3)
@@ -59,6 +70,15 @@ def describe(config) -> tuple[dict[str, Any], str]:
         "learning_rate_rule": rule,
     }
     return facts, parameter_overview.get_parameter_overview(params, include_stats=False)
+
+
+def _readable(value: Any) -> str:
+    """Returns [32, 32, 3] as '32 × 32 × 3', counts with separators, and mappings as a list."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_readable(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return " × ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _count(tree: Any) -> int:

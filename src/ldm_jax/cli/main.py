@@ -1,8 +1,13 @@
 """`ldm-jax COMMAND`: one line on standard error for every mistake of a user, no traceback."""
 
 import argparse
+import importlib
+import os
+import re
 import sys
 from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
 
 from ldm_jax import __version__
 from ldm_jax.core.checks import UserError, did_you_mean
@@ -13,45 +18,107 @@ COMMANDS = {
     "info": "print parameters, shapes and the learning rate of a config",
 }
 
+OVERRIDES = """\
+fields of the configuration:
+  --config.a.b=value     sets a field to a Python literal or a string, as in
+                         --config.train.batch_size=256 --config.train.mesh="(4,2,1)"
+  --config.a.name=value  takes another object, such as a sampler, with its own defaults
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        message = message.replace("the following arguments are required:", "missing")
+        raise UserError(f"{message}; see '{self.prog} --help'.")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        name = arguments[0]
-        return _fail(
-            f"unknown command {name!r}{did_you_mean(name, COMMANDS)} Legal: {', '.join(COMMANDS)}."
-        )
-    parser = argparse.ArgumentParser(
-        prog="ldm-jax",
-        description="Latent diffusion models in JAX.",
-        epilog="Any field of the config can be set with --config.a.b=value.",
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in COMMANDS.items():
-        _module(name).add_arguments(
-            subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
-        )
-    parsed, rest = parser.parse_known_args(arguments)
     try:
-        _module(parsed.command).run(parsed, rest)
+        _run(arguments)
+        sys.stdout.flush()
     except UserError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        return _fail("interrupted", status=130)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", status=130)
+    except BrokenPipeError:  # `ldm-jax info … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def _module(name: str):
-    # Imported by name so that each command loads only what it needs.
-    import importlib
+def _run(arguments: list[str]) -> None:
+    legal = ", ".join(COMMANDS)
+    if not arguments:
+        raise UserError(f"missing COMMAND. Legal: {legal}; see 'ldm-jax --help'.")
+    name = arguments[0]
+    if not name.startswith("-") and name not in COMMANDS:
+        raise UserError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)} Legal: {legal}.")
+    parser, flags = _make_parser()
+    if name in COMMANDS:
+        _check_flags(arguments[1:], flags[name])
+    parsed, rest = parser.parse_known_args(arguments)
+    _check_rest(rest)
+    from ldm_jax.cli.logs import command_logs
 
+    with command_logs():
+        _module(parsed.command).run(parsed, rest)
+
+
+def _make_parser() -> tuple[argparse.ArgumentParser, dict[str, list[str]]]:
+    """Returns the parser, and every command's flags."""
+    parser = _Parser(
+        prog="ldm-jax",
+        description="Latent diffusion models in JAX.",
+        epilog="Each command has its own --help.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    flags = {}
+    for name, text in COMMANDS.items():
+        module = _module(name)
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"{OVERRIDES}\nexamples:\n{module.EXAMPLES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(command)
+        flags[name] = ["--help", *re.findall(r"--\w+", command.format_usage())]
+    return parser, flags
+
+
+def _check_flags(arguments: list[str], flags: list[str]) -> None:
+    """Raises UserError for a flag that is neither the command's nor an override."""
+    for argument in arguments:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and name not in flags and not name.startswith("--config."):
+            raise UserError(
+                f"unknown argument {name!r}{did_you_mean(name, flags)} Legal: {', '.join(flags)}."
+            )
+
+
+def _check_rest(rest: list[str]) -> None:
+    """Raises UserError unless what argparse left are overrides and their values."""
+    takes_value = False
+    for argument in rest:
+        is_override = argument.startswith("--config.")
+        if not is_override and not takes_value:
+            raise UserError(f"unknown argument {argument!r}. Legal: flags, each before its value.")
+        takes_value = is_override and "=" not in argument
+
+
+def _module(name: str) -> ModuleType:
+    # Imported by name so that each command loads only what it needs.
     return importlib.import_module(f"ldm_jax.cli.{name}")
 
 
 def _fail(message: str, status: int = 2) -> int:
-    sys.stderr.write(f"ldm-jax: {message}\n")
+    sys.stderr.write(f"ldm-jax: {' '.join(message.split())}\n")
     return status
 
 

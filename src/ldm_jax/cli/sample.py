@@ -2,90 +2,198 @@
 
 import argparse
 import json
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from ldm_jax.cli.config_args import apply_overrides
+from ldm_jax.cli.config_args import apply_overrides, load_run_config
 from ldm_jax.core.checks import UserError
+
+EXAMPLES = """\
+  ldm-jax sample --workdir runs/shapes_text --prompt "a large red circle at the top left" \\
+    --num_images 4 --seed 1
+  ldm-jax sample --workdir runs/shapes_text --prompts_file prompts.txt --sampler ddpm --steps 250
+Image k depends on the seed, on k and on its prompt or class alone.
+"""
+_RECORD = "samples.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
-    parser.add_argument("--workdir", required=True, help="of a trained diffusion model")
-    parser.add_argument("--out", help="folder for the images, by default WORKDIR/out")
-    parser.add_argument("--prompt", action="append", help="text; repeat for several images")
-    parser.add_argument("--prompts_file", help="text file, one prompt per line")
-    parser.add_argument("--class", dest="classes", action="append", type=int, help="class number")
-    parser.add_argument("--num_images", type=int, help="images of a single prompt or class")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--size", help="HEIGHTxWIDTH in pixels, by default the training size")
-    parser.add_argument("--sampler", help="short for --config.sample.sampler.name")
-    parser.add_argument("--steps", type=int, help="short for --config.sample.steps")
-    parser.add_argument("--guidance", type=float, help="short for --config.sample.guidance_scale")
-    parser.add_argument("--raw", action="store_true", help="raw parameters instead of their EMA")
+    add = parser.add_argument
+    add("--workdir", required=True, metavar="DIR", help="of a trained diffusion model")
+    add("--out", metavar="DIR", help="folder for the images (default: WORKDIR/out)")
+    add("--prompt", metavar="TEXT", action="append", help="repeat it for several images")
+    add("--prompts_file", metavar="FILE", help="text file, one prompt a line")
+    add(
+        "--class",
+        dest="classes",
+        metavar="N",
+        action="append",
+        type=_whole(0),
+        help="class number; repeat it for several images",
+    )
+    add(
+        "--num_images",
+        metavar="N",
+        type=_whole(1),
+        help="images of a single prompt or class",
+    )
+    add("--seed", metavar="N", type=_whole(0), default=0, help="of the noise (default: 0)")
+    add("--size", metavar="HxW", type=_size, help="in pixels (default: the training size)")
+    add("--sampler", metavar="NAME", help="short for --config.sample.sampler.name")
+    add("--steps", metavar="N", type=_whole(1), help="short for --config.sample.steps")
+    add(
+        "--guidance",
+        metavar="S",
+        type=_finite,
+        help="short for --config.sample.guidance_scale; 1 turns guidance off",
+    )
+    add("--raw", action="store_true", help="raw parameters instead of their average")
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Draws, then writes one PNG per image, a grid, and what made them as JSON."""
-    from ldm_jax.train.checkpoint import read_config
-
-    config = read_config(arguments.workdir)
-    if arguments.sampler is not None:
-        config.sample.sampler = {"name": arguments.sampler}
-    if arguments.steps is not None:
-        config.sample.steps = arguments.steps
-    if arguments.guidance is not None:
-        config.sample.guidance_scale = arguments.guidance
-    apply_overrides(config.lock(), overrides)
     prompts = _prompts(arguments)
+    given = prompts or arguments.classes or ()
+    if arguments.num_images is not None and len(given) > 1:
+        raise UserError(
+            f"--num_images={arguments.num_images}: got {len(given)} prompts or classes, one image "
+            "each. Legal: --num_images with at most one of them."
+        )
+    config = load_run_config(arguments.workdir).lock()
+    apply_overrides(config, [*_shortcuts(arguments), *overrides])
+    out = Path(arguments.out or Path(arguments.workdir) / "out")
 
-    from tqdm import tqdm
-
+    from ldm_jax.cli.preflight import check_folder, check_sampling
     from ldm_jax.pipeline import Pipeline
-    from ldm_jax.train.hooks import image_grid, save_png
 
+    check_folder("--out", out)
+    check_sampling(config, arguments.size)
     pipeline = Pipeline.from_checkpoint(arguments.workdir, config=config, ema=not arguments.raw)
-    count = max(len(prompts or ()), len(arguments.classes or ()), arguments.num_images or 1)
-    with tqdm(total=count, unit="image", desc="sample") as bar:
+    with _Progress(max(len(given), arguments.num_images or 1)) as progress:
         images = pipeline(
             prompts,
             classes=arguments.classes,
             num_images=arguments.num_images,
             seed=arguments.seed,
-            image_shape=_size(arguments.size),
-            progress=bar.update,
+            image_shape=arguments.size,
+            progress=progress,
         )
-    out = Path(arguments.out or Path(arguments.workdir) / "out")
-    for k, image in enumerate(images):
-        save_png(out / f"{k:05d}.png", image)
-    save_png(out / "grid.png", image_grid(images))
-    record = {
+    settings = {
         "workdir": str(arguments.workdir),
         "step": pipeline.step,
         "parameters": "raw" if arguments.raw else "ema",
         "seed": arguments.seed,
-        "prompts": prompts,
-        "classes": arguments.classes,
-        "num_images": len(images),
         "size": list(images.shape[1:3]),
         "sample": config.sample.to_dict(),
     }
-    (out / "samples.json").write_text(json.dumps(record, indent=2) + "\n")
-    print(f"{len(images)} images in {out}")
+    _write(out, images, prompts, arguments.classes, settings)
+    print(f"{len(images)} image{'s' if len(images) > 1 else ''} in {out}")
+
+
+class _Progress:
+    """A progress bar that appears with the first report, so that no mistake is printed into it."""
+
+    def __init__(self, total: int):
+        self._total, self._start = total, time.time()
+        self._bar: Any = None
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __call__(self, count: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=self._total, unit="image", desc="sample", dynamic_ncols=True)
+            self._bar.start_t = self._start
+        self._bar.update(count)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _shortcuts(arguments: argparse.Namespace) -> list[str]:
+    """Returns the overrides that flags stand for."""
+    fields = {
+        "sampler.name": arguments.sampler,
+        "steps": arguments.steps,
+        "guidance_scale": arguments.guidance,
+    }
+    return [f"--config.sample.{k}={v}" for k, v in fields.items() if v is not None]
+
+
+def _write(
+    out: Path, images: Any, prompts: list[str] | None, classes: list[int] | None, settings: dict
+) -> None:
+    """Writes the images, their grid and their record, in place of those of an earlier call."""
+    from ldm_jax.train.hooks import image_grid, save_png
+
+    record = out / _RECORD
+    if record.is_file():
+        # A longer earlier call would leave images that look like ours.
+        for number in range(len(images), json.loads(record.read_text())["num_images"]):
+            _image_path(out, number).unlink(missing_ok=True)
+    rows = []
+    for k, image in enumerate(images):
+        save_png(_image_path(out, k), image)
+        row: dict[str, Any] = {"file": _image_path(out, k).name, "index": k}
+        for key, values in (("prompt", prompts), ("class", classes)):
+            if values:
+                row[key] = values[k % len(values)]
+        rows.append(row)
+    save_png(out / "grid.png", image_grid(images))
+    text = json.dumps({**settings, "num_images": len(rows), "images": rows}, indent=2)
+    record.write_text(text + "\n")
+
+
+def _image_path(out: Path, number: int) -> Path:
+    return out / f"{number:05d}.png"
 
 
 def _prompts(arguments: argparse.Namespace) -> list[str] | None:
+    """Returns all prompts, those of the file last, without its blank lines."""
     if arguments.prompts_file is None:
         return arguments.prompt
     path = Path(arguments.prompts_file)
     if not path.is_file():
-        raise UserError(f"--prompts_file={path}: no such file.")
-    return [*(arguments.prompt or []), *path.read_text().splitlines()]
+        raise UserError(f"--prompts_file={path}: no such file; expected one prompt a line.")
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise UserError(f"--prompts_file={path}: has no text in it; expected one prompt a line.")
+    return [*(arguments.prompt or []), *prompts]
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
+def _whole(minimum: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not minimum <= int(text) < 2**32:
+            raise argparse.ArgumentTypeError(
+                f"got {text!r}, expected a whole number from {minimum} to 2^32 - 1"
+            )
+        return int(text)
+
+    return parse
+
+
+def _finite(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number such as 2.0")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise UserError(f"--size={text}: expected HEIGHTxWIDTH in pixels, such as 64x96.")
+    if len(parts) != 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(
+            f"got {text!r}, expected HEIGHTxWIDTH in pixels, such as 64x96"
+        )
     return int(parts[0]), int(parts[1])

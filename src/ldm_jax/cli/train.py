@@ -4,11 +4,22 @@ import argparse
 
 from ldm_jax.cli.config_args import apply_overrides, load_config
 
+EXAMPLES = """\
+  ldm-jax train --config configs/shapes_autoencoder.py --workdir runs/shapes_autoencoder
+  ldm-jax train --config configs/shapes_text.py --workdir runs/shapes_text \\
+    --config.task.first_stage.workdir=runs/shapes_autoencoder
+The same command again continues where the run ended. TensorBoard logs and image grids are in DIR.
+"""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
-    parser.add_argument("--config", required=True, help="Python file with get_config()")
-    parser.add_argument("--workdir", required=True, help="where checkpoints and logs go")
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="Python file with get_config()"
+    )
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="where checkpoints, logs and grids go"
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -16,6 +27,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(arguments.config)
     apply_overrides(config, overrides)
     # JAX starts here, not before: a typing mistake should not wait for it.
+    from ldm_jax.cli.preflight import check_run
     from ldm_jax.train.loop import train
 
+    check_run(config, arguments.workdir)
     train(config, arguments.workdir)

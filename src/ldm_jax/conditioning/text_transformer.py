@@ -30,6 +30,8 @@ class TextTransformer(Conditioner):
       num_heads: of the attention; its inner width is num_heads x head_dim, whatever `dim` is.
       head_dim: width of a head.
       null_tokens: the `length` tokens of the empty caption; () stands for zeros.
+      embedding_std: of the two tables at the start. The reference's 0.02 makes tokens alike until
+        the tables have grown; with 1.0 a short run tells words apart from the first step.
       dropout: rate on the sum of token and position embeddings, as in the reference.
       attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
       dtype: type of the computation and of the result.
@@ -44,6 +46,7 @@ class TextTransformer(Conditioner):
     head_dim: int = 64
     null_tokens: tuple[int, ...] = ()
     dropout: float = 0.0
+    embedding_std: float = 0.02
     attention_impl: str = "xla"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -78,7 +81,7 @@ class TextTransformer(Conditioner):
     def encode(self, tokens: Array, deterministic: bool) -> Array:
         """Returns [b, length, dim] from [b, length] tokens."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        small = jax.nn.initializers.normal(0.02)
+        small = jax.nn.initializers.normal(self.embedding_std)
         x = nn.Embed(
             self.vocab_size, self.dim, embedding_init=small, name="token_embedding", **types
         )(tokens)

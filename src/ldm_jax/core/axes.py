@@ -3,7 +3,7 @@
 import math
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from ldm_jax.core.types import Array
 
@@ -12,15 +12,26 @@ MESH_AXES = (DATA, FSDP, TENSOR)
 BATCH_AXES = (DATA, FSDP)
 
 
+def automatic_mesh() -> AbstractMesh | None:
+    """Returns the mesh that XLA partitions the present computation over, if there is one.
+
+    There is none without `jax.set_mesh`, and none inside `jax.shard_map`, which sees one device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.manual_axes or not set(MESH_AXES) <= set(mesh.axis_names):
+        return None
+    return mesh
+
+
 def shard_batch(x: Array) -> Array:
     """Returns `x` with its first axis split over `data` and `fsdp`, the rest whole.
 
     Placed at block borders, it stops the partitioner from following a weight's sharding into the
     activations. A batch that does not divide, such as the one null condition, is whole on every
-    device. Without a mesh it is the identity.
+    device. Without an automatic mesh it is the identity.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
+    mesh = automatic_mesh()
+    if mesh is None:
         return x
     divides = x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES if divides else None))

@@ -5,11 +5,24 @@ registry holds under that name: the signature is the schema, there is no paralle
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+import numbers
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ldm_jax.core.checks import UserError, did_you_mean, lookup
 from ldm_jax.core.precision import as_dtype
+
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple",
+    Sequence: "a tuple",
+    type(None): "none",
+}
 
 
 def fields_of(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -30,7 +43,8 @@ def build(what: str, registry: Mapping[str, Any], config: Mapping[str, Any], **e
       **extra: arguments that the caller supplies; those the plug-in does not take are dropped.
 
     Raises:
-      UserError: unknown plug-in, unknown or missing field, naming what is legal.
+      UserError: unknown plug-in, unknown or missing field, or a value of the wrong type, naming
+        what is legal.
     """
     if "name" not in config:
         raise UserError(f"{what}: needs a name. Legal: {', '.join(registry)}.")
@@ -39,16 +53,13 @@ def build(what: str, registry: Mapping[str, Any], config: Mapping[str, Any], **e
 
 
 def call(what: str, target: Callable[..., Any], kwargs: Mapping[str, Any], **extra: Any) -> Any:
-    """Calls `target(**kwargs, **extra)` after checking names; see `build`."""
-    fields = fields_of(target)
-    label = getattr(target, "__name__", str(target))
-    for key in kwargs:
-        if key not in fields:
-            raise UserError(
-                f"{what}: unknown field {key!r} for {label}{did_you_mean(key, fields)} "
-                f"Fields: {', '.join(fields)}."
-            )
-    arguments = {key: _plain(key, value) for key, value in kwargs.items()}
+    """Calls `target(**kwargs, **extra)` after checking names and types; see `build`."""
+    fields = check_fields(what, target, kwargs)
+    arguments = {
+        key: _plain(key, value)
+        for key, value in kwargs.items()
+        if value is not None or _fits(None, fields[key].annotation)
+    }
     arguments.update({key: value for key, value in extra.items() if key in fields})
     required = [
         key
@@ -57,8 +68,68 @@ def call(what: str, target: Callable[..., Any], kwargs: Mapping[str, Any], **ext
     ]
     missing = [key for key in required if key not in arguments]
     if missing:
-        raise UserError(f"{what}: {label} needs {', '.join(missing)}.")
+        flags = " ".join(f"--{what}.{key}=VALUE" for key in missing)
+        raise UserError(f"{what}: {_label(target)} needs {', '.join(missing)}, as {flags}.")
     return target(**arguments)
+
+
+def check_fields(
+    what: str, target: Callable[..., Any], kwargs: Mapping[str, Any]
+) -> dict[str, inspect.Parameter]:
+    """Returns `fields_of(target)` once every key of `kwargs` is one and its value fits.
+
+    Values are held against annotations of plain types: numbers, text, tuples, and unions of these;
+    whatever else is annotated is for the target to judge. None always fits: a field that does not
+    take it counts as not given.
+
+    Raises:
+      UserError: unknown field, or a value of the wrong type, naming what is legal.
+    """
+    fields = fields_of(target)
+    for key, value in kwargs.items():
+        if key not in fields:
+            raise UserError(
+                f"{what}: unknown field {key!r} for {_label(target)}{did_you_mean(key, fields)} "
+                f"Fields: {', '.join(fields) or 'none'}."
+            )
+        annotation = fields[key].annotation
+        exempt = value is None or key.endswith("dtype")
+        if not exempt and not _fits(value, annotation):
+            raise UserError(f"{what}.{key}: got {value!r}, expected {_describe(annotation)}.")
+    return fields
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, option) for option in arguments)
+    kind = origin or annotation
+    if kind in (tuple, Sequence):
+        if not isinstance(value, tuple | list):
+            return False
+        if kind is tuple and arguments and arguments[-1] is not Ellipsis:
+            return len(value) == len(arguments) and all(map(_fits, value, arguments))
+        return all(_fits(item, arguments[0]) for item in value) if arguments else True
+    if kind in (int, float):
+        number = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, kind) if kind in _NAMES else True
+
+
+def _describe(annotation: Any) -> str:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    name = _NAMES.get(origin or annotation, str(annotation))
+    if origin in (tuple, Sequence) and arguments:
+        count = "" if origin is Sequence or arguments[-1] is Ellipsis else f"{len(arguments)} of "
+        each = _describe(arguments[0]).removeprefix("a ")
+        return f"{name} ({count}{each}{'' if each.endswith('text') else 's'})"
+    return name
+
+
+def _label(target: Any) -> str:
+    return getattr(target, "__name__", str(target))
 
 
 def _plain(key: str, value: Any) -> Any:

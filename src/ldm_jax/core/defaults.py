@@ -18,9 +18,8 @@ def base_config() -> ConfigDict:
         "mesh": (-1, 1, 1),  # (data, fsdp, tensor); -1 takes the devices that are left
         "learning_rate": 1e-4,
         "scale_learning_rate": False,  # multiply by batch_size, the reference's --scale_lr
-        "schedule": "constant",  # constant | cosine
+        "schedule": {"name": "constant"},  # see ldm_jax.train.optim
         "warmup_steps": 0,
-        "final_learning_rate": 0.0,  # where cosine ends
         "b1": 0.9,
         "b2": 0.999,
         "weight_decay": 0.01,

@@ -26,6 +26,15 @@ def downsample_average(x: Array) -> Array:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).mean(axis=(2, 4))
 
 
+def downsample_nearest(x: Array, factor: int) -> Array:
+    """Returns every `factor`-th pixel from the first on, [b, h, w, c] -> [b, h/f, w/f, c].
+
+    torch's 'nearest', which the reference shrinks masks with; `jax.image.resize` would take the
+    pixel at the middle of each cell instead.
+    """
+    return x[:, ::factor, ::factor, :]
+
+
 class Upsample(nn.Module):
     """Returns nearest-neighbour doubling and a 3x3 convolution of the same width."""
 

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from ldm_jax.core.axes import BATCH_AXES, FSDP, MESH_AXES, TENSOR
+from ldm_jax.core.axes import BATCH_AXES, FSDP, TENSOR, automatic_mesh
 
 Rule = tuple[str, tuple[str | None, ...]]
 
@@ -83,10 +83,10 @@ def gather_weights(tree: Any, rules: Sequence[Rule] = RULES) -> Any:
     (reduce-scatter). Both are said here because the partitioner, left alone with a weight in
     parts, also splits convolutions over their channels and sums activations between devices.
 
-    Without a mesh it is the identity. `rules=()` makes every weight whole.
+    Without an automatic mesh it is the identity.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(MESH_AXES) <= set(mesh.axis_names):
+    mesh = automatic_mesh()
+    if mesh is None:
         return tree
 
     def gather(path: Sequence[Any], leaf: Any) -> Any:

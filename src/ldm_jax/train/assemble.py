@@ -203,7 +203,7 @@ def build_optimizers(
     train = config.train
     peak, _ = effective_learning_rate(config)
     schedule = make_schedule(
-        train.schedule, peak, train.steps, train.warmup_steps, train.final_learning_rate
+        train.schedule, peak=peak, steps=train.steps, warmup_steps=train.warmup_steps
     )
     optimizer = make_optimizer(
         schedule,

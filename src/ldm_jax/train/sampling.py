@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
+from ldm_jax.core.axes import BATCH_AXES
 from ldm_jax.core.types import PyTree
 from ldm_jax.parallel.mesh import batch_shards
-from ldm_jax.parallel.sharding import batch_sharding, put_batch, replicated
+from ldm_jax.parallel.sharding import put_batch, replicated
 from ldm_jax.tasks.base import to_uint8_images
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train.assemble import SampleSettings
@@ -55,7 +57,13 @@ def make_sample_fn(
         )
         return to_uint8_images(images)
 
-    compiled = jax.jit(draw_bucket, out_shardings=batch_sharding(mesh))
+    # One program per device, over whole weights and its own rows, so that no mesh changes a bit;
+    # then gathered, so that every process can read the whole bucket.
+    rows = P(BATCH_AXES)
+    draw_parts = jax.shard_map(
+        draw_bucket, mesh=mesh, in_specs=(P(), P(), rows, P(), rows), out_specs=rows
+    )
+    compiled = jax.jit(draw_parts, out_shardings=replicated(mesh))
 
     def draw(
         params: PyTree,
@@ -75,8 +83,7 @@ def make_sample_fn(
                 out = compiled(
                     params, frozen, _put(mesh, inputs), np.uint32(seed), _put(mesh, indices[padded])
                 )
-                whole = jax.device_put(out, replicated(mesh))
-            images.append(np.asarray(whole)[: len(rows)])
+            images.append(np.asarray(out)[: len(rows)])
             if progress is not None:
                 progress(len(rows))
         return np.concatenate(images)

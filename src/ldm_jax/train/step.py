@@ -48,7 +48,7 @@ def make_train_step(
     Each loss group differentiates its own parameters on the whole batch, in `accumulation` equal
     micro-batches whose gradients are averaged, and takes one optimizer update; then the average
     follows all parameters. The result does not depend on `accumulation` but for rounding, since
-    random keys belong to examples.
+    random keys belong to examples; only a dropout mask is drawn per micro-batch.
 
     Args:
       task: the losses.

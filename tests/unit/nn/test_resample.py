@@ -9,6 +9,7 @@ from ldm_jax.nn.resample import (
     Downsample,
     Upsample,
     downsample_average,
+    downsample_nearest,
     upsample_nearest,
 )
 
@@ -25,6 +26,10 @@ def test_downsample_average_takes_means_of_cells():
     # 2x2 means; the same as bilinear x0.5 in facts 6.2.
     y = jax.jit(downsample_average)(GRID)[0, :, :, 0]
     assert y.tolist() == [[2.5, 4.5], [10.5, 12.5]]
+
+
+def test_downsample_nearest_takes_the_first_pixel_of_each_cell():
+    assert downsample_nearest(GRID, 2)[0, :, :, 0].tolist() == [[0, 2], [8, 10]]  # facts 6.2
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,161 @@
+"""Finds every mistake in a configuration that shows without data, before anything is written."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ldm_jax.cli.config_args import load_run_config
+from ldm_jax.core.checks import UserError, did_you_mean, lookup
+from ldm_jax.core.config import check_fields
+from ldm_jax.core.defaults import base_config
+
+_AT_LEAST_ONE = {
+    "train": (
+        "steps",
+        "batch_size",
+        "accumulation",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "sample_every",
+    ),
+    "sample": ("steps", "per_device_batch"),
+}
+
+
+def check_config(config: ConfigDict) -> Any:
+    """Returns the task of a configuration after checking each of its groups.
+
+    Raises:
+      UserError: a missing, unknown or illegal field, naming what is legal.
+    """
+    from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+    from ldm_jax.train import assemble
+
+    known = base_config()
+    _check_group("config", config, [*known, "task", "data"])
+    _check_group("config.train", config.train, known.train)
+    _check_group("config.sample", config.sample, known.sample)
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed={config.seed}: legal is 0 to 2^32 - 1.")
+    _check_data(config.data)
+    if config.task.get("name") == "latent_diffusion":
+        _check_first_stage(config.task.get("first_stage", {}))
+    task = assemble.build_task(config)
+    assemble.batch_spec(config, task, config.train.batch_size)
+    assemble.build_optimizers(config, task)
+    if isinstance(task, LatentDiffusionTask):
+        assemble.build_sample_settings(config, task)
+    return task
+
+
+def check_sampling(config: ConfigDict, image_shape: tuple[int, int] | None) -> None:
+    """Checks what sampling reads of a trained run's configuration, and an image size if given.
+
+    The other groups are left alone: their fields may be those of an older version.
+
+    Raises:
+      UserError: an illegal value, naming what is legal.
+    """
+    from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+    from ldm_jax.train import assemble
+
+    _check_group("config.sample", config.sample, base_config().sample)
+    task = assemble.build_task(config)
+    assemble.check_image_size(task, *(image_shape or ()))
+    if isinstance(task, LatentDiffusionTask):
+        assemble.build_sample_settings(config, task)
+
+
+def check_run(config: ConfigDict, workdir: str | Path) -> None:
+    """Checks a configuration, and what a run of it needs to find in the file system.
+
+    Raises:
+      UserError: also where the workdir or the first stage's is not what it should be.
+    """
+    check_folder("--workdir", workdir)
+    check_config(config)
+    if (Path(workdir) / "config.json").is_file():
+        load_run_config(workdir)
+    first_stage = config.task.get("first_stage")
+    if first_stage is None or (Path(workdir) / "frozen").is_dir():
+        return  # a run keeps its own copy of the first stage
+    source = first_stage.get("workdir")
+    if not source:
+        raise UserError(
+            "config.task.first_stage.workdir: not given; expected the --workdir of a trained "
+            "autoencoder, as --config.task.first_stage.workdir=DIR."
+        )
+    if not (Path(source) / "config.json").is_file():
+        raise UserError(
+            f"config.task.first_stage.workdir={source}: holds no config.json; expected the "
+            "--workdir of a trained autoencoder."
+        )
+    load_run_config(source)
+
+
+def check_folder(what: str, path: str | Path) -> None:
+    """Raises UserError if `path`, or a parent of it, is a file."""
+    for folder in (Path(path), *Path(path).parents):
+        if folder.exists():
+            if not folder.is_dir():
+                raise UserError(f"{what}={path}: {folder} is a file; expected a folder.")
+            return
+
+
+def _check_group(name: str, group: Mapping[str, Any], legal: Iterable[str]) -> None:
+    """Raises UserError unless the fields are exactly the legal ones, and counts are positive."""
+    legal = list(legal)
+    for key in group:
+        if key not in legal:
+            raise UserError(
+                f"{name}: unknown field {key!r}{did_you_mean(key, legal)} "
+                f"Fields: {', '.join(legal)}."
+            )
+    missing = [key for key in legal if key not in group]
+    if missing:
+        raise UserError(
+            f"{name}: lacks {', '.join(missing)}; start from ldm_jax.core.defaults.base_config()."
+        )
+    for field in _AT_LEAST_ONE.get(name.removeprefix("config."), ()):
+        if group[field] < 1:
+            raise UserError(f"{name}.{field}={group[field]}: legal is 1 or more.")
+
+
+def _check_data(data: ConfigDict) -> None:
+    from ldm_jax.data import SOURCES, TOKENIZERS
+    from ldm_jax.data.pipeline import make_stream
+
+    if "image_size" not in data:
+        raise UserError("config.data: needs image_size, in pixels, such as 32.")
+    streams = {k: v for k, v in data.items() if k not in ("source", "tokenizer")}
+    check_fields("config.data", make_stream, streams)
+    _check_plug_in("config.data.source", SOURCES, data.get("source", {}))
+    tokenizer = data.get("tokenizer")
+    if tokenizer:
+        _check_plug_in("config.data.tokenizer", TOKENIZERS, tokenizer)
+        if "length" not in tokenizer:
+            raise UserError("config.data.tokenizer: needs length, in tokens, such as 77.")
+
+
+def _check_plug_in(what: str, registry: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    if "name" not in config:
+        raise UserError(f"{what}: needs a name. Legal: {', '.join(registry)}.")
+    target = lookup(f"{what}.name", registry, config["name"])
+    check_fields(what, target, {k: v for k, v in config.items() if k != "name"})
+
+
+def _check_first_stage(settings: Mapping[str, Any]) -> None:
+    def first_stage(
+        model: ConfigDict,
+        workdir: str | None = None,
+        scale_factor: str | float = "auto",
+        scale_images: int = 2048,
+    ) -> None:
+        """Serves as the schema."""
+
+    check_fields("config.task.first_stage", first_stage, settings)
+    if "model" not in settings:
+        raise UserError("config.task.first_stage: needs model, as the autoencoder's config has it.")

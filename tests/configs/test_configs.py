@@ -1,0 +1,77 @@
+"""Every file in configs/ loads, builds its models at full size and traces a train step."""
+
+import ast
+from pathlib import Path
+
+import jax
+import pytest
+
+from ldm_jax.cli.config_args import load_config
+from ldm_jax.cli.info import describe
+from ldm_jax.train import assemble
+from ldm_jax.train.frozen import abstract_frozen
+from ldm_jax.train.step import init_state, make_train_step
+
+FOLDER = Path(__file__).parents[2] / "configs"
+CONFIGS = sorted(path for path in FOLDER.rglob("*.py") if "def get_config(" in path.read_text())
+
+each_config = pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+
+
+def test_there_are_configs():
+    assert {path.stem for path in CONFIGS} >= {"shapes_autoencoder", "shapes_text"}
+
+
+@each_config
+def test_a_config_is_locked_documented_and_fits_the_command_line(path):
+    config = load_config(str(path))
+    assert config.is_locked
+    with pytest.raises(AttributeError):
+        config.train.no_such_field = 1
+    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    words = " ".join(docstring.replace("\\", " ").split())
+    assert f"ldm-jax train --config configs/{path.name} --workdir runs/" in words
+
+
+@each_config
+def test_a_config_builds_and_is_described_without_memory(path):
+    config = load_config(str(path))
+    before = sum(x.nbytes for x in jax.live_arrays())
+    facts, table = describe(config)
+    # A noise schedule may stay for a moment; the parameters of no model are this small.
+    assert sum(x.nbytes for x in jax.live_arrays()) - before < 100_000
+    size = config.data.image_size
+    assert facts["image_size"][:2] == [size, size]
+    assert size % facts["size_multiple"] == 0
+    assert facts["trained_parameters"] > 10_000
+    assert (facts["frozen_parameters"] > 0) == (config.task.name == "latent_diffusion")
+    factor = size // facts["latent_shape"][0]
+    assert facts["latent_shape"][:2] == [size // factor] * 2
+    assert table.count("\n") > 10
+
+
+@each_config
+def test_a_config_traces_one_full_train_step(path):
+    config = load_config(str(path))
+    task = assemble.build_task(config)
+    spec = assemble.batch_spec(config, task, config.train.batch_size)
+    optimizers, learning_rate = assemble.build_optimizers(config, task)
+    frozen = abstract_frozen(task, config.data.image_size, config.data.get("channels", 3))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(lambda key: init_state(task, optimizers, key, spec), key)
+    step = make_train_step(
+        task,
+        optimizers,
+        seed=config.seed,
+        accumulation=config.train.accumulation,
+        max_ema_decay=config.train.ema_decay,
+    )
+    after, metrics = jax.eval_shape(step, state, frozen, spec)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+        assert (new.shape, new.dtype) == (old.shape, old.dtype)
+    assert {"loss", "grad_norm", "update_norm", "param_norm"} <= set(metrics)
+    assert all(value.shape == () for value in metrics.values())
+    assert float(learning_rate(config.train.warmup_steps)) == pytest.approx(
+        assemble.effective_learning_rate(config)[0], rel=1e-3
+    )

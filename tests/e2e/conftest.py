@@ -1,0 +1,51 @@
+"""Tiny trained runs, made once through the commands that users type."""
+
+import contextlib
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import pytest
+
+from ldm_jax.cli.main import main
+
+TINY = str(Path(__file__).parent / "tiny.py")
+
+
+class Runs(NamedTuple):
+    """Workdirs after three steps each, shared by all tests: read them, never write."""
+
+    autoencoder: Path
+    text: Path
+    classes: Path
+
+
+@contextlib.contextmanager
+def quick_compilation():
+    """Compiles with half the effort: these programs run for milliseconds."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def quick():
+    """For modules that test what programs are told, not how well they are compiled."""
+    with quick_compilation():
+        yield
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    runs = Runs(root / "autoencoder", root / "text", root / "class")
+    first_stage = f"--config.task.first_stage.workdir={runs.autoencoder}"
+    with quick_compilation():
+        for name, workdir in zip(("autoencoder", "text", "class"), runs, strict=True):
+            extra = [] if name == "autoencoder" else [first_stage]
+            command = ["train", "--config", f"{TINY}:{name}", "--workdir", str(workdir), *extra]
+            assert main(command) == 0
+    return runs
