@@ -20,11 +20,11 @@ def get_config():
         "model": {
             "name": "unet",
             "out_channels": 4,
-            "channels": 64,
+            "channels": 48,
             "channel_mult": (1, 2),
             "num_res_blocks": 1,
             "attention_factors": (1, 2),
-            "num_head_channels": 32,
+            "num_head_channels": 24,
             "transformer_depth": 1,
             "num_groups": 16,
         },
@@ -36,6 +36,7 @@ def get_config():
             "depth": 2,
             "num_heads": 2,
             "head_dim": 32,
+            "embedding_std": 1.0,
         },
         "first_stage": {
             "model": first_stage.task.model.to_dict(),
@@ -44,6 +45,8 @@ def get_config():
             "scale_images": 2048,
         },
         "schedule": {"name": "linear", "num_timesteps": 1000, "start": 0.0015, "end": 0.0195},
+        # v weighs the noisy timesteps, where the caption decides, more than eps does.
+        "parameterization": "v",
         "condition_drop_rate": 0.1,
     }
     config.data = {
@@ -52,16 +55,17 @@ def get_config():
         "tokenizer": {"name": "words", "vocabulary": "shapes", "length": 12},
     }
     config.train.update(
-        steps=1000,
-        batch_size=64,
-        learning_rate=1e-3,
+        steps=1600,
+        batch_size=32,
+        learning_rate=2e-3,
         schedule={"name": "cosine"},
         warmup_steps=50,
+        b2=0.99,
         clip_norm=1.0,
         ema_decay=0.995,
         log_every=20,
-        checkpoint_every=250,
-        sample_every=500,
+        checkpoint_every=400,
+        sample_every=800,
     )
     config.sample.update(steps=25, guidance_scale=2.0, per_device_batch=32)
     return config

@@ -21,6 +21,7 @@ from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import read_config, restore_frozen, restore_params
 from ldm_jax.train.frozen import abstract_frozen
+from ldm_jax.train.preflight import check_sampling
 from ldm_jax.train.sampling import make_sample_fn
 
 
@@ -63,6 +64,7 @@ class Pipeline:
           UserError: not a diffusion run, or nothing trained yet.
         """
         config = read_config(workdir) if config is None else config
+        check_sampling(config, None)
         task = assemble.build_task(config)
         if not isinstance(task, LatentDiffusionTask):
             raise UserError(
@@ -103,6 +105,8 @@ class Pipeline:
         Raises:
           UserError: the condition is missing, of the wrong kind, or the size is illegal.
         """
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed={seed}: legal is 0 to 2^32 - 1.")
         batch, count = self._inputs(prompts, classes, num_images)
         if image_shape is not None:
             assemble.check_image_size(self.task, *image_shape)

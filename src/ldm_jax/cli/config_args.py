@@ -9,7 +9,6 @@ and `ldm_jax.core.config` refuses the ones that the object does not have.
 import ast
 import importlib.util
 import inspect
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -69,31 +68,6 @@ def _call_get_config(path: Path, module: Any, argument: str) -> Any:
             f"--config={path}:{argument}: its get_config() takes no argument. Legal: {path}."
         )
     return get_config(argument) if argument else get_config()
-
-
-def load_run_config(workdir: str | Path) -> ConfigDict:
-    """Returns the configuration that a training run left in its workdir.
-
-    Raises:
-      UserError: there is none, or the file was damaged.
-    """
-    from ldm_jax.train.checkpoint import read_config  # JAX starts here
-
-    path = Path(workdir) / "config.json"
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text())
-        except ValueError as error:  # no JSON, or no text at all
-            raise UserError(_damaged(path, str(error))) from error
-        keys = found if isinstance(found, dict) else ()
-        missing = [key for key in ("seed", "task", "data", "train", "sample") if key not in keys]
-        if missing:
-            raise UserError(_damaged(path, f"no {', '.join(missing)}"))
-    return read_config(workdir)
-
-
-def _damaged(path: Path, why: str) -> str:
-    return f"{path}: damaged ({why}); expected what `ldm-jax train` wrote there."
 
 
 def apply_overrides(config: ConfigDict, arguments: list[str]) -> None:

@@ -43,10 +43,10 @@ def describe(config) -> tuple[dict[str, Any], str]:
     import jax
     from clu import parameter_overview
 
-    from ldm_jax.cli.preflight import check_config
     from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
     from ldm_jax.train import assemble
     from ldm_jax.train.frozen import abstract_frozen
+    from ldm_jax.train.preflight import check_config
 
     task = check_config(config)
     spec = assemble.batch_spec(config, task, config.train.batch_size)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ldm_jax.cli.config_args import apply_overrides, load_run_config
+from ldm_jax.cli.config_args import apply_overrides
 from ldm_jax.core.checks import UserError
 
 EXAMPLES = """\
@@ -63,12 +63,14 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
             f"--num_images={arguments.num_images}: got {len(given)} prompts or classes, one image "
             "each. Legal: --num_images with at most one of them."
         )
-    config = load_run_config(arguments.workdir).lock()
+    from ldm_jax.train.checkpoint import read_config
+
+    config = read_config(arguments.workdir).lock()
     apply_overrides(config, [*_shortcuts(arguments), *overrides])
     out = Path(arguments.out or Path(arguments.workdir) / "out")
 
-    from ldm_jax.cli.preflight import check_folder, check_sampling
     from ldm_jax.pipeline import Pipeline
+    from ldm_jax.train.preflight import check_folder, check_sampling
 
     check_folder("--out", out)
     check_sampling(config, arguments.size)

@@ -27,8 +27,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     config = load_config(arguments.config)
     apply_overrides(config, overrides)
     # JAX starts here, not before: a typing mistake should not wait for it.
-    from ldm_jax.cli.preflight import check_run
     from ldm_jax.train.loop import train
 
-    check_run(config, arguments.workdir)
-    train(config, arguments.workdir)
+    state = train(config, arguments.workdir)
+    print(f"trained to step {int(state.step)}; checkpoints, logs and grids in {arguments.workdir}")

@@ -161,12 +161,24 @@ def read_config(workdir: str | Path) -> ConfigDict:
     """Returns the configuration of the run in `workdir`.
 
     Raises:
-      UserError: there is none.
+      UserError: there is none, or the file was damaged.
     """
     path = Path(workdir) / "config.json"
     if not path.is_file():
         raise UserError(f"{path}: not found; expected the --workdir of a training run.")
-    return ConfigDict(_tuples(json.loads(path.read_text())))
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:  # no JSON, or no text at all
+        raise UserError(_damaged(path, str(error))) from error
+    keys = found if isinstance(found, dict) else ()
+    missing = [key for key in ("seed", "task", "data", "train", "sample") if key not in keys]
+    if missing:
+        raise UserError(_damaged(path, f"no {', '.join(missing)}"))
+    return ConfigDict(_tuples(found))
+
+
+def _damaged(path: Path, why: str) -> str:
+    return f"{path}: damaged ({why}); expected what `ldm-jax train` wrote there."
 
 
 def _check_same_run(path: Path, old: ConfigDict, new: ConfigDict) -> None:

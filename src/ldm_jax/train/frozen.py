@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ldm_jax.core.checks import UserError, did_you_mean
+from ldm_jax.core.checks import UserError
 from ldm_jax.core.rng import Purpose, example_keys, step_key
 from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
+from ldm_jax.parallel.sharding import placed
 from ldm_jax.tasks.base import Task, to_float_images
 from ldm_jax.tasks.first_stage import (
     FirstStage,
@@ -22,8 +24,6 @@ from ldm_jax.tasks.first_stage import (
 )
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train.checkpoint import read_config, restore_params
-
-FIELDS = ("model", "workdir", "scale_factor", "scale_images")
 
 
 def abstract_frozen(task: Task, image_size: int, channels: int) -> PyTree:
@@ -38,34 +38,29 @@ def abstract_frozen(task: Task, image_size: int, channels: int) -> PyTree:
     )
 
 
-def prepare_frozen(config: ConfigDict, task: LatentDiffusionTask, stream: Stream) -> PyTree:
+def prepare_frozen(
+    config: ConfigDict, task: LatentDiffusionTask, stream: Stream, mesh: Mesh
+) -> PyTree:
     """Loads the first stage named by `config.task.first_stage` and measures its latents.
 
     `scale_factor` is a number, or 'auto': per-channel mean and standard deviation of posterior
     samples over `scale_images` training images. The reference uses one number from one batch.
 
+    Args:
+      config: checked by `ldm_jax.train.preflight`.
+      task: of the run.
+      stream: whole batches, the same in every process.
+      mesh: where the parameters go; the first stage may have been trained on another.
+
     Raises:
-      UserError: no workdir given, or its model differs from `config.task.first_stage.model`.
+      UserError: nothing trained there, or its model differs from `config.task.first_stage.model`.
     """
     settings: Mapping[str, Any] = config.task.first_stage
-    for key in settings:
-        if key not in FIELDS:
-            raise UserError(
-                f"config.task.first_stage: unknown field {key!r}{did_you_mean(key, FIELDS)} "
-                f"Fields: {', '.join(FIELDS)}."
-            )
-    workdir = settings.get("workdir")
-    if not workdir:
-        raise UserError(
-            "config.task.first_stage.workdir: not given; expected the --workdir of a trained "
-            "autoencoder, as --config.task.first_stage.workdir=DIR."
-        )
+    workdir = settings["workdir"]
     _check_same_model(workdir, settings)
     size, channels = config.data.image_size, config.data.get("channels", 3)
-    params, _ = restore_params(
-        workdir, {"autoencoder": _abstract_params(task.first_stage, size, channels)}
-    )
-    params = params["autoencoder"]
+    abstract = {"autoencoder": _abstract_params(task.first_stage, size, channels)}
+    params = restore_params(workdir, placed(mesh, abstract))[0]["autoencoder"]
     factor = settings.get("scale_factor", "auto")
     if factor != "auto":
         latent_channels = task.first_stage.latent_shape(size, size)[2]

@@ -35,6 +35,7 @@ from ldm_jax.train.frozen import abstract_frozen, prepare_frozen
 from ldm_jax.train.grids import Grid, make_grid
 from ldm_jax.train.hooks import RunLog
 from ldm_jax.train.metrics import MetricWindow
+from ldm_jax.train.preflight import check_run
 from ldm_jax.train.signals import Interrupted, StopRequest
 from ldm_jax.train.state import TrainState
 from ldm_jax.train.step import compile_train_step, init_state, make_train_step
@@ -47,6 +48,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
       UserError: anything in the configuration or the data that a user can mend.
       NonFiniteError: the loss left the real numbers; the last checkpoint before it is kept.
     """
+    check_run(config, workdir)
     mesh = make_mesh(config.train.mesh)
     check_batch_size(mesh, config.train.batch_size, config.train.accumulation)
     task = assemble.build_task(config)
@@ -55,13 +57,13 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     spec = assemble.batch_spec(config, task, config.train.batch_size)
     optimizers, learning_rate = assemble.build_optimizers(config, task)
     source = assemble.build_source(config)
-    write_config(workdir, config)
 
     def init() -> TrainState:
         return init_state(task, optimizers, step_key(config.seed, 0, Purpose.PARAMS), spec)
 
     with jax.set_mesh(mesh):
         stream = assemble.build_stream(config, source, task, tokenizer)
+        write_config(workdir, config)  # everything that a user can get wrong has been checked
         frozen = _frozen(config, workdir, task, mesh, source, tokenizer)
         abstract = jax.eval_shape(init)
         checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
@@ -87,7 +89,7 @@ def _frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh, source, tokeniz
     if not has_frozen(workdir):
         # Every process measures the same whole batches, so all find the same numbers.
         stream = assemble.build_stream(config, source, task, tokenizer, whole=True)
-        frozen = prepare_frozen(config, task, stream)
+        frozen = prepare_frozen(config, task, stream, mesh)
         save_frozen(workdir, frozen)
         return jax.device_put(frozen, shardings(mesh, frozen))
     return restore_frozen(workdir, placed(mesh, abstract))

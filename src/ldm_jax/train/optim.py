@@ -99,6 +99,7 @@ def make_schedule(
 
 def _optax_schedules() -> dict[str, Callable[..., optax.Schedule]]:
     names = [name for name in dir(optax.schedules) if name.endswith(("_schedule", "_decay"))]
+    names = [name for name in names if not name.startswith("_")]
     return {name: getattr(optax.schedules, name) for name in names}
 
 

@@ -75,6 +75,8 @@ def make_sample_fn(
     ) -> np.ndarray:
         indices = np.asarray(indices, np.int32)
         images = []
+        if progress is not None:
+            progress(0)  # the first bucket compiles: let a bar show that it has begun
         for start in range(0, len(indices), bucket):
             rows = np.arange(start, min(start + bucket, len(indices)))
             padded = np.concatenate([rows, np.full(bucket - len(rows), rows[-1])])

@@ -19,15 +19,15 @@ def says(text):
 
 
 def test_did_you_mean_ends_a_sentence():
-    assert did_you_mean("ddmi", ("ddpm", "ddim")) == "; did you mean 'ddim'?"
+    assert did_you_mean("dim", ("ddpm", "ddim")) == "; did you mean 'ddim'?"
     assert did_you_mean("euler", ("ddpm", "ddim")) == "."
     assert did_you_mean("x", ()) == "."
 
 
 def test_check_in():
     assert check_in("loss", "l2", ("l1", "l2")) == "l2"
-    with says("loss: got 'l3'; did you mean 'l2'? Legal: l1, l2."):
-        check_in("loss", "l3", ("l1", "l2"))
+    with says("loss: got 'l22'; did you mean 'l2'? Legal: l1, l2."):
+        check_in("loss", "l22", ("l1", "l2"))
     with says("loss: got 'huber'. Legal: l1, l2."):
         check_in("loss", "huber", iter(("l1", "l2")))
     with says("config.task.name: got None. Legal: a."):

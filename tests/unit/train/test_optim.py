@@ -9,9 +9,7 @@ from ldm_jax.train.optim import make_optimizer, make_schedule
 
 def values(name, steps, at, **kwargs):
     warmup = kwargs.pop("warmup_steps", 0)
-    schedule = make_schedule(
-        {"name": name, **kwargs}, peak=1.0, steps=steps, warmup_steps=warmup
-    )
+    schedule = make_schedule({"name": name, **kwargs}, peak=1.0, steps=steps, warmup_steps=warmup)
     return [float(schedule(n)) for n in at]
 
 
@@ -45,11 +43,11 @@ def test_any_optax_schedule_by_name():
 
 
 def test_errors_name_what_is_legal():
-    with pytest.raises(UserError, match="'cosin'; did you mean 'cosine'. Legal: .*constant"):
+    with pytest.raises(UserError, match=r"'cosin'; did you mean 'cosine'. Legal: .*constant"):
         values("cosin", 10, (0,))
     with pytest.raises(UserError, match="unknown field 'finale' for cosine; did you mean 'final'"):
         values("cosine", 10, (0,), finale=0.1)
-    with pytest.raises(UserError, match="train.warmup_steps=11: legal is 0 to train.steps=10"):
+    with pytest.raises(UserError, match=r"train.warmup_steps=11: legal is 0 to train.steps=10"):
         values("cosine", 10, (0,), warmup_steps=11)
 
 

@@ -6,10 +6,14 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ldm_jax.cli.config_args import load_run_config
 from ldm_jax.core.checks import UserError, did_you_mean, lookup
 from ldm_jax.core.config import check_fields
 from ldm_jax.core.defaults import base_config
+from ldm_jax.data import SOURCES, TOKENIZERS
+from ldm_jax.data.pipeline import make_stream
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train import assemble
+from ldm_jax.train.checkpoint import read_config
 
 _AT_LEAST_ONE = {
     "train": (
@@ -31,9 +35,6 @@ def check_config(config: ConfigDict) -> Any:
     Raises:
       UserError: a missing, unknown or illegal field, naming what is legal.
     """
-    from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-    from ldm_jax.train import assemble
-
     known = base_config()
     _check_group("config", config, [*known, "task", "data"])
     _check_group("config.train", config.train, known.train)
@@ -59,9 +60,6 @@ def check_sampling(config: ConfigDict, image_shape: tuple[int, int] | None) -> N
     Raises:
       UserError: an illegal value, naming what is legal.
     """
-    from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-    from ldm_jax.train import assemble
-
     _check_group("config.sample", config.sample, base_config().sample)
     task = assemble.build_task(config)
     assemble.check_image_size(task, *(image_shape or ()))
@@ -78,7 +76,7 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
     check_folder("--workdir", workdir)
     check_config(config)
     if (Path(workdir) / "config.json").is_file():
-        load_run_config(workdir)
+        read_config(workdir)
     first_stage = config.task.get("first_stage")
     if first_stage is None or (Path(workdir) / "frozen").is_dir():
         return  # a run keeps its own copy of the first stage
@@ -93,7 +91,7 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
             f"config.task.first_stage.workdir={source}: holds no config.json; expected the "
             "--workdir of a trained autoencoder."
         )
-    load_run_config(source)
+    read_config(source)
 
 
 def check_folder(what: str, path: str | Path) -> None:
@@ -125,9 +123,6 @@ def _check_group(name: str, group: Mapping[str, Any], legal: Iterable[str]) -> N
 
 
 def _check_data(data: ConfigDict) -> None:
-    from ldm_jax.data import SOURCES, TOKENIZERS
-    from ldm_jax.data.pipeline import make_stream
-
     if "image_size" not in data:
         raise UserError("config.data: needs image_size, in pixels, such as 32.")
     streams = {k: v for k, v in data.items() if k not in ("source", "tokenizer")}

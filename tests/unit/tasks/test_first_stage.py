@@ -1,0 +1,89 @@
+"""Scaled latents."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.models import Autoencoder
+from ldm_jax.tasks.first_stage import (
+    FirstStage,
+    FrozenFirstStage,
+    LatentScale,
+    fixed_scale,
+    measure_scale,
+)
+
+MODEL = Autoencoder(
+    channels=4, channel_mult=(1, 2), num_res_blocks=0, num_groups=2, embed_dim=2, z_channels=2
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    shapes = jax.eval_shape(
+        lambda: MODEL.init(jax.random.key(0), jnp.zeros((1, 4, 4, 3)), jnp.zeros((1, 2, 2, 2)))
+    )
+    draw = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda x: (0.3 * draw.standard_normal(x.shape)).astype(np.float32), shapes["params"]
+    )
+
+
+IMAGES = np.random.default_rng(1).uniform(-1, 1, (2, 4, 4, 3)).astype(np.float32)
+
+
+def test_a_fixed_factor_has_no_shift():
+    scale = fixed_scale(4, 0.18215)
+    np.testing.assert_array_equal(scale.shift, np.zeros(4))
+    np.testing.assert_array_equal(scale.scale, np.full(4, np.float32(0.18215)))
+
+
+def test_encode_scales_a_sample_of_the_posterior(params):
+    scale = LatentScale(jnp.array([0.5, -1.0]), jnp.array([2.0, 0.25]))
+    keys = jax.random.split(jax.random.key(3), 2)
+    z = jax.jit(FirstStage(MODEL).encode)(FrozenFirstStage(params, scale), IMAGES, keys)
+    posterior = MODEL.apply({"params": params}, IMAGES, method="encode")
+    eps = np.stack([jax.random.normal(key, (2, 2, 2)) for key in keys])
+    latent = np.asarray(posterior.mean) + np.exp(0.5 * np.asarray(posterior.logvar)) * eps
+    np.testing.assert_allclose(z, (latent - [0.5, -1.0]) * [2.0, 0.25], rtol=1e-4, atol=1e-5)
+
+
+def test_decode_undoes_the_scale(params):
+    first_stage = FirstStage(MODEL)
+    latent = np.random.default_rng(2).standard_normal((2, 2, 2, 2)).astype(np.float32)
+    plain = FrozenFirstStage(params, fixed_scale(2, 1.0))
+    scaled = FrozenFirstStage(params, LatentScale(jnp.array([0.5, -1.0]), jnp.array([2.0, 0.25])))
+    z = (latent - np.float32([0.5, -1.0])) * np.float32([2.0, 0.25])
+    expected = MODEL.apply({"params": params}, latent, method="decode")
+    decode = jax.jit(first_stage.decode)
+    np.testing.assert_allclose(decode(plain, latent), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(decode(scaled, z), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_latent_shape():
+    assert FirstStage(MODEL).latent_shape(8, 12) == (4, 6, 2)
+
+
+def test_measured_scale_whitens_each_channel():
+    values = np.random.default_rng(3).standard_normal((5000, 2)) * [3.0, 0.5] + [1.0, -2.0]
+    values = values.astype(np.float32)
+    total, square = jnp.asarray(values.sum(0)), jnp.asarray((values**2).sum(0))
+    scale = measure_scale(5000, total, square)
+    white = (values - np.asarray(scale.shift)) * np.asarray(scale.scale)
+    np.testing.assert_allclose(white.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(white.std(0), 1, atol=1e-4)
+
+
+def test_a_collapsed_channel_is_refused():
+    text = (
+        "first stage: latent variance per channel is [1.0, 0.0]; expected positive. "
+        "The first stage looks untrained or collapsed."
+    )
+    with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
+        measure_scale(4, jnp.array([0.0, 8.0]), jnp.array([4.0, 16.0]))
+    with pytest.raises(UserError, match="looks untrained"):
+        measure_scale(4, jnp.array([jnp.nan]), jnp.array([1.0]))

@@ -1,0 +1,205 @@
+"""The denoising loss and its randomness, by hand, with networks that have no weights."""
+
+import functools
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ldm_jax.conditioning import ClassLabel, NoConditioning
+from ldm_jax.core.checks import UserError
+from ldm_jax.core.rng import Purpose, StepKeys
+from ldm_jax.core.types import Conditioning
+from ldm_jax.diffusion.schedule import make_schedule
+from ldm_jax.diffusion.spacing import make_steps
+from ldm_jax.samplers.ddim import ddim
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+
+T, SEED, STEP = 50, 5, 3
+SCHEDULE = make_schedule(num_timesteps=T)
+ROWS = 6
+BATCH = {
+    "image": np.random.default_rng(0).integers(0, 256, (ROWS, 4, 4, 3), dtype=np.uint8),
+    "class": np.arange(ROWS, dtype=np.int32),
+}
+
+
+class Pixels:
+    """A first stage that hands images through and counts on its keys."""
+
+    latent_shape = staticmethod(lambda height, width: (height, width, 3))
+
+    def encode(self, frozen, images, keys):
+        assert keys.shape == images.shape[:1]
+        return frozen * images
+
+    def decode(self, frozen, z):
+        return z / frozen
+
+
+class Network:
+    """Predicts gain · (z_t + mean of the context + t / T)."""
+
+    def init(self, key, z, t, conditioning):
+        assert (z.shape, t.shape) == ((1, 4, 4, 3), (1,))
+        return {"params": {"gain": jnp.float32(1.0)}}
+
+    def apply(self, variables, z, t, conditioning, **_):
+        assert t.dtype == jnp.float32
+        context = 0.0
+        if conditioning.context is not None:
+            context = jnp.mean(conditioning.context, axis=(1, 2))[:, None, None, None]
+        return variables["params"]["gain"] * (z + context + t[:, None, None, None] / T)
+
+
+def make_task(conditioner=None, **fields):
+    weights = jnp.linspace(0.5, 2.0, T)
+    conditioner = NoConditioning() if conditioner is None else conditioner
+    return LatentDiffusionTask(
+        Network(), conditioner, Pixels(), SCHEDULE, weights, image_size=4, **fields
+    )
+
+
+def run_loss(task, params, batch=BATCH, indices=range(ROWS)):
+    keys = StepKeys(step=jnp.int32(STEP), indices=jnp.asarray(indices), seed=SEED)
+    loss = jax.jit(lambda p, f, b, k: task.loss("diffusion", p, {}, f, b, k))
+    return loss(params, jnp.float32(0.5), batch, keys)
+
+
+def key(purpose, index):
+    numbers = (STEP, purpose, index)
+    return functools.reduce(jax.random.fold_in, numbers, jax.random.key(SEED))
+
+
+def draws(k):
+    """Returns timestep, noise and the number that decides whether the condition is dropped."""
+    t = int(jax.random.randint(key(Purpose.TIMESTEP, k), (), 0, T))
+    eps = np.asarray(jax.random.normal(key(Purpose.NOISE, k), (4, 4, 3)))
+    return SimpleNamespace(
+        t=t, eps=eps, u=float(jax.random.uniform(key(Purpose.CONDITION_DROP, k)))
+    )
+
+
+def by_hand(context=None, parameterization="eps", power=2):
+    """Returns the errors of all rows, [ROWS], and their weights."""
+    alpha_bar, errors, weights = np.asarray(SCHEDULE.alpha_bar, np.float64), [], []
+    for k in range(ROWS):
+        d = draws(k)
+        z0 = 0.5 * (BATCH["image"][k] / 127.5 - 1.0)
+        a, s = np.sqrt(alpha_bar[d.t]), np.sqrt(1 - alpha_bar[d.t])
+        output = a * z0 + s * d.eps + (0.0 if context is None else context(k, d.u)) + d.t / T
+        target = {"eps": d.eps, "x0": z0, "v": a * d.eps - s * z0}[parameterization]
+        errors.append((np.abs(target - output) ** power).mean())
+        weights.append(np.linspace(0.5, 2.0, T)[d.t])
+    return np.array(errors), np.array(weights)
+
+
+PARAMS = {"unet": {"gain": jnp.float32(1.0)}, "conditioner": {}}
+
+
+@pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
+@pytest.mark.parametrize(("loss_name", "power"), [("l2", 2), ("l1", 1)])
+def test_loss(parameterization, loss_name, power):
+    task = make_task(parameterization=parameterization, loss_name=loss_name)
+    output = run_loss(task, PARAMS)
+    errors, weights = by_hand(parameterization=parameterization, power=power)
+    np.testing.assert_allclose(output.loss, (weights * errors).mean(), rtol=1e-5)
+    np.testing.assert_allclose(output.metrics["loss_simple"], errors.mean(), rtol=1e-5)
+
+
+def test_conditions_are_dropped_by_their_own_draw():
+    conditioner = ClassLabel(num_classes=10, dim=2)
+    table = np.random.default_rng(4).standard_normal((11, 2)).astype(np.float32)
+    params = {**PARAMS, "conditioner": {"table": {"embedding": table}}}
+    rate = 0.4
+    dropped = [draws(k).u < rate for k in range(ROWS)]
+    assert 0 < sum(dropped) < ROWS
+
+    def context(k, u):
+        return table[10 if u < rate else k].mean()
+
+    output = run_loss(make_task(conditioner, condition_drop_rate=rate), params)
+    np.testing.assert_allclose(output.metrics["loss_simple"], by_hand(context)[0].mean(), rtol=1e-5)
+    output = run_loss(make_task(conditioner, condition_drop_rate=0.0), params)
+    errors, _ = by_hand(lambda k, u: table[k].mean())
+    np.testing.assert_allclose(output.metrics["loss_simple"], errors.mean(), rtol=1e-5)
+
+
+def test_the_loss_of_an_example_does_not_depend_on_its_batch():
+    task = make_task()
+    whole = run_loss(task, PARAMS).loss
+    parts = [
+        run_loss(task, PARAMS, {n: x[rows] for n, x in BATCH.items()}, rows).loss
+        for rows in (np.array([4, 1, 0]), np.array([5, 3, 2]))
+    ]
+    np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-6)
+
+
+def test_init_and_groups():
+    task = make_task(ClassLabel(num_classes=10, dim=2))
+    params, mutable = jax.eval_shape(lambda: task.init(jax.random.key(0), BATCH))
+    assert set(params) == {"unet", "conditioner"}
+    assert params["conditioner"]["table"]["embedding"].shape == (11, 2)
+    assert mutable == {}
+    assert task.groups == {"diffusion": ("unet", "conditioner")}
+    assert make_task().init(jax.random.key(0), BATCH)[0]["conditioner"] == {}
+
+
+def test_gradients_do_not_reach_the_first_stage():
+    keys = StepKeys(step=jnp.int32(STEP), indices=jnp.arange(ROWS), seed=SEED)
+    gradient = jax.grad(lambda f: make_task().loss("diffusion", PARAMS, {}, f, BATCH, keys).loss)
+    assert float(gradient(jnp.float32(0.5))) == 0.0
+
+
+def test_denoiser_reads_alpha_bar_at_t():
+    z = jnp.ones((2, 4, 4, 3))
+    t = jnp.array([3.0, 40.0])
+    prediction = jax.jit(make_task().denoiser(PARAMS))(z, t, Conditioning())
+    alpha_bar = np.asarray(SCHEDULE.alpha_bar, np.float64)[[3, 40]]
+    eps = 1.0 + np.array([3.0, 40.0]) / T
+    np.testing.assert_allclose(prediction.eps[:, 0, 0, 0], eps, rtol=1e-6)
+    x0 = (1.0 - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
+    np.testing.assert_allclose(prediction.x0[:, 0, 0, 0], x0, rtol=1e-4, atol=1e-5)
+
+
+def test_sample_shapes_and_seed():
+    task = make_task(ClassLabel(num_classes=10, dim=2))
+    params = {**PARAMS, "conditioner": {"table": {"embedding": jnp.ones((11, 2))}}}
+    steps = make_steps(SCHEDULE, 3, "trailing")
+
+    @functools.partial(jax.jit, static_argnames="image_shape")
+    def draw(seed, image_shape=None):
+        return task.sample(
+            params,
+            jnp.float32(0.5),
+            {"class": jnp.arange(2)},
+            jnp.arange(2),
+            seed=seed,
+            sampler=ddim(),
+            steps=steps,
+            guidance_scale=2.0,
+            image_shape=image_shape,
+        )
+
+    assert draw(0).shape == (2, 4, 4, 3)
+    assert draw(0, image_shape=(4, 8)).shape == (2, 4, 8, 3)
+    np.testing.assert_array_equal(draw(0), draw(0))
+    assert np.abs(draw(0) - draw(1)).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        (
+            {"parameterization": "epsilon"},
+            "task.parameterization: got 'epsilon'; did you mean 'eps'? Legal: eps, x0, v.",
+        ),
+        ({"loss_name": "huber"}, "task.loss: got 'huber'. Legal: l1, l2."),
+    ],
+)
+def test_unknown_names(fields, text):
+    with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
+        make_task(**fields)
