@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -11,7 +12,7 @@ from ldm_jax.core.checks import UserError
 
 
 def make_mesh(
-    shape: Sequence[int] = (-1, 1, 1), devices: Sequence[jax.Device] | None = None
+    shape: Sequence[int] = (-1, 1, 1), devices: Sequence[Any] | None = None
 ) -> Mesh:
     """Returns a mesh with axes `(data, fsdp, tensor)` over `devices`, by default all of them.
 

@@ -1,7 +1,7 @@
 """The only train step: every task, every mesh."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def make_train_step(
                 updates, opt_state[group] = optimizers[group].update(
                     gradients, opt_state[group], trained
                 )
-                params.update(optax.apply_updates(trained, updates))
+                params |= cast(dict, optax.apply_updates(trained, updates))
             prefix = "" if len(task.groups) == 1 else f"{group}/"
             metrics |= {f"{prefix}{name}": value for name, value in output.items()}
             metrics[f"{prefix}grad_norm"] = optax.tree.norm(gradients)

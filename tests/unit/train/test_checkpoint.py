@@ -150,7 +150,9 @@ def make_config(**changes):
         {
             "seed": 0,
             "task": {"name": "x", "mult": (1, 2), "first_stage": {"workdir": placeholder(str)}},
+            "data": {"image_size": 8},
             "train": {"steps": 10, "mesh": (-1, 1, 1), "clip_norm": placeholder(float)},
+            "sample": {"steps": 5},
         }
     )
     config.update_from_flattened_dict(changes)
@@ -203,4 +205,18 @@ class TestConfig:
     def test_nothing_there(self, tmp_path):
         text = f"{tmp_path}/config.json: not found; expected the --workdir of a training run."
         with says(text):
+            read_config(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("{", "Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+            ('{"seed": 0, "task": {}, "data": {}}', "no train, sample"),
+            ("[]", "no seed, task, data, train, sample"),
+        ],
+    )
+    def test_a_damaged_file(self, tmp_path, text, why):
+        path = tmp_path / "config.json"
+        path.write_text(text)
+        with says(f"{path}: damaged ({why}); expected what `ldm-jax train` wrote there."):
             read_config(tmp_path)
