@@ -67,5 +67,5 @@ def get_config():
         checkpoint_every=400,
         sample_every=800,
     )
-    config.sample.update(steps=25, guidance_scale=2.0, per_device_batch=32)
+    config.sample.update(steps=25, guidance_scale=1.5, per_device_batch=32)
     return config
