@@ -11,9 +11,7 @@ from ldm_jax.core.axes import BATCH_AXES, MESH_AXES
 from ldm_jax.core.checks import UserError
 
 
-def make_mesh(
-    shape: Sequence[int] = (-1, 1, 1), devices: Sequence[Any] | None = None
-) -> Mesh:
+def make_mesh(shape: Sequence[int] = (-1, 1, 1), devices: Sequence[Any] | None = None) -> Mesh:
     """Returns a mesh with axes `(data, fsdp, tensor)` over `devices`, by default all of them.
 
     Args:
