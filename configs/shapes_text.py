@@ -37,6 +37,7 @@ def get_config():
             "num_heads": 2,
             "head_dim": 32,
             "embedding_std": 1.0,
+            "pooled_dim": 192,  # 4 × the channels of the U-Net
         },
         "first_stage": {
             "model": first_stage.task.model.to_dict(),

@@ -11,6 +11,7 @@ from ldm_jax.core.axes import shard_batch
 from ldm_jax.core.checks import UserError, check_shape
 from ldm_jax.core.types import Array, Batch, Conditioning
 from ldm_jax.nn.attention import Attention, FeedForward, check_attention
+from ldm_jax.nn.linear import Dense
 from ldm_jax.nn.normalization import layer_norm
 
 
@@ -33,6 +34,9 @@ class TextTransformer(Conditioner):
       embedding_std: of the two tables at the start. The reference's 0.02 makes tokens alike until
         the tables have grown; with 1.0 a short run tells words apart from the first step.
       dropout: rate on the sum of token and position embeddings, as in the reference.
+      pooled_dim: width of a projected mean over the tokens, which the U-Net adds to its timestep
+        embedding (4 times its `channels`), so that the caption also reaches blocks without
+        attention; 0, as in the reference, for tokens alone.
       attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
       dtype: type of the computation and of the result.
       param_dtype: type of the parameters.
@@ -47,6 +51,7 @@ class TextTransformer(Conditioner):
     null_tokens: tuple[int, ...] = ()
     dropout: float = 0.0
     embedding_std: float = 0.02
+    pooled_dim: int = 0
     attention_impl: str = "xla"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -69,17 +74,19 @@ class TextTransformer(Conditioner):
         """Encodes batch['tokens'], [b, length] int32 in 0 .. vocab_size - 1."""
         tokens = batch["tokens"]
         check_shape("batch['tokens']", tokens.shape, (None, self.length))
-        return Conditioning(context=self.encode(tokens, deterministic))
+        return self.encode(tokens, deterministic)
 
     def null(self, batch_size: int) -> Conditioning:
         """Returns the encoding of the empty caption, encoded once and repeated."""
         tokens = jnp.array(self.null_tokens or (0,) * self.length, jnp.int32)
-        context = self.encode(tokens[None, :], True)
-        return Conditioning(context=jnp.broadcast_to(context, (batch_size, *context.shape[1:])))
+        return jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:])),
+            self.encode(tokens[None, :], True),
+        )
 
     @nn.compact
-    def encode(self, tokens: Array, deterministic: bool) -> Array:
-        """Returns [b, length, dim] from [b, length] tokens."""
+    def encode(self, tokens: Array, deterministic: bool) -> Conditioning:
+        """Returns context [b, length, dim], and embedding if asked for, from [b, length] tokens."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         small = jax.nn.initializers.normal(self.embedding_std)
         x = nn.Embed(
@@ -94,7 +101,11 @@ class TextTransformer(Conditioner):
                 self.num_heads, self.head_dim, self.attention_impl, name=f"layer_{i}", **types
             )
             x = shard_batch(layer(x))
-        return layer_norm(name="norm_out", **types)(x)
+        x = layer_norm(name="norm_out", **types)(x)
+        if not self.pooled_dim:
+            return Conditioning(context=x)
+        pooled = Dense(self.pooled_dim, name="pool", **types)(jnp.mean(x, axis=1))
+        return Conditioning(context=x, embedding=pooled)
 
 
 class _Layer(nn.Module):
