@@ -120,7 +120,7 @@ def test_train_resumes_and_says_so(runs, tmp_path, capfd):
     command = ["train", "--config", TINY, "--workdir", str(workdir), "--config.train.steps=4"]
     assert main(command) == 0
     out, err = capfd.readouterr()
-    assert out == ""
+    assert out == f"trained to step 4; checkpoints, logs and grids in {workdir}\n"
     assert err.startswith("ldm-jax: resumed at step 3 of 4\n")
     assert "WARNING" not in err
     assert (workdir / "checkpoints" / "4").is_dir()

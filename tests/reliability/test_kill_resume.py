@@ -48,6 +48,10 @@ class Training:
 
     def kill_when(self, moment):
         """Starts, and sends SIGKILL as soon as `moment(workdir)` is true."""
+        assert self.signal_when(moment, signal.SIGKILL)[0] == -signal.SIGKILL
+
+    def signal_when(self, moment, number):
+        """Starts, and sends a signal as soon as `moment(workdir)` is true; (status, output)."""
         log = self.workdir.with_suffix(".log")
         with (
             log.open("w") as output,
@@ -57,12 +61,16 @@ class Training:
             while not moment(self.workdir) and process.poll() is None:
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.001)
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL, log.read_text()
+            process.send_signal(number)
+            return process.wait(), log.read_text()
 
 
 def started(workdir):
     return (workdir / "config.json").exists()
+
+
+def has_logged(workdir):
+    return (workdir / "metrics.jsonl").exists()
 
 
 def writing_frozen(workdir):
@@ -143,6 +151,16 @@ def test_killed_diffusion_model_equals_the_uninterrupted_one(runs, autoencoder):
     assert_equal_runs(training.workdir, uninterrupted.workdir)
 
 
+def test_sigterm_saves_the_present_step_before_it_stops(runs, autoencoder):
+    training = Training("autoencoder", runs / "stopped", "--config.train.checkpoint_every=1000")
+    status, output = training.signal_when(has_logged, signal.SIGTERM)
+    assert status == 130
+    (step,) = complete_steps(training.workdir)
+    assert f"ldm-jax: stopped at step {step} of {STEPS} and saved; " in output
+    assert training.finish() == [f"ldm-jax: resumed at step {step} of {STEPS}"]
+    assert_equal_runs(training.workdir, autoencoder)
+
+
 def test_leftovers_of_dead_writers_do_not_disturb(runs, autoencoder):
     """A torn checkpoint that looks newer than the last complete one is not taken for one."""
     workdir = runs / "torn"
@@ -168,7 +186,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(runs, autoenco
     ).finish(expected_status=2)
     assert lines[0] == f"ldm-jax: resumed at step {STEPS} of {2 * STEPS}"
     assert len(lines) == 2
-    assert f"step {STEPS + 2}: " in lines[1]
+    assert f"step {STEPS + 1}: param_norm is inf" in lines[1]
     assert "expected a finite number" in lines[1]
     assert max(complete_steps(workdir)) == STEPS
     abstract = jax.tree.map(

@@ -8,6 +8,9 @@ import numpy as np
 
 from ldm_jax.core.checks import UserError
 
+# The parameters too: an update can overflow them while its own loss was still a number.
+_MUST_BE_FINITE = ("loss", "grad_norm", "param_norm")
+
 
 class NonFiniteError(UserError):
     """Training met a loss or gradient that is not a number."""
@@ -30,12 +33,12 @@ class MetricWindow:
         """Returns the mean of every metric over the window and empties it.
 
         Raises:
-          NonFiniteError: naming the first step whose loss or gradient norm is not finite.
+          NonFiniteError: naming the first step whose loss, gradient or parameters are not finite.
         """
         steps, self._steps = jax.device_get(self._steps), []
         for step, metrics in steps:
             for name, value in metrics.items():
-                if not math.isfinite(value) and name.endswith(("loss", "grad_norm")):
+                if not math.isfinite(value) and name.endswith(_MUST_BE_FINITE):
                     raise NonFiniteError(
                         f"step {step}: {name} is {float(value)}; expected a finite number. "
                         "Try a lower train.learning_rate, a train.clip_norm such as 1.0, or longer "

@@ -89,3 +89,18 @@ def test_null_tokens_of_another_length_are_refused():
 def test_tokens_of_another_length_are_refused():
     with pytest.raises(UserError, match=r"batch\['tokens'\]: got shape \(2, 5\)"):
         TextTransformer(**FIELDS).apply(variables(), {"tokens": jnp.zeros((2, 5), jnp.int32)})
+
+
+def test_pooled_embedding_is_a_projection_of_the_mean_token():
+    module = TextTransformer(**FIELDS, pooled_dim=5)
+    params = jax.tree.map(
+        lambda leaf: np.random.default_rng(0).normal(size=leaf.shape).astype(np.float32),
+        jax.eval_shape(module.init, jax.random.key(0), BATCH)["params"],
+    )
+    found = jax.jit(module.apply)({"params": params}, BATCH)
+    mean = np.asarray(found.context).mean(axis=1)
+    expected = mean @ params["pool"]["kernel"] + params["pool"]["bias"]
+    np.testing.assert_allclose(found.embedding, expected, rtol=1e-4, atol=1e-5)
+    null = module.apply({"params": params}, 3, method="null")
+    assert null.embedding.shape == (3, 5)
+    assert null.context.shape == (3, 4, 6)
