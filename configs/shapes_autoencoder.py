@@ -31,7 +31,7 @@ def get_config():
         "image_size": 32,
     }
     config.train.update(
-        steps=1500,
+        steps=1200,
         batch_size=16,
         learning_rate=4e-3,
         schedule={"name": "cosine"},
@@ -41,7 +41,7 @@ def get_config():
         clip_norm=1.0,
         ema_decay=0.99,
         log_every=20,
-        checkpoint_every=500,
-        sample_every=500,
+        checkpoint_every=400,
+        sample_every=600,
     )
     return config

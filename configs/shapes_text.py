@@ -23,9 +23,10 @@ def get_config():
             "channels": 48,
             "channel_mult": (1, 2),
             "num_res_blocks": 1,
-            "attention_factors": (1, 2),
+            "attention_factors": (2,),
             "num_head_channels": 24,
             "transformer_depth": 1,
+            "scale_shift_norm": True,
             "num_groups": 16,
         },
         "conditioner": {
@@ -56,7 +57,7 @@ def get_config():
         "tokenizer": {"name": "words", "vocabulary": "shapes", "length": 12},
     }
     config.train.update(
-        steps=1600,
+        steps=2000,
         batch_size=32,
         learning_rate=2e-3,
         schedule={"name": "cosine"},
@@ -65,8 +66,8 @@ def get_config():
         clip_norm=1.0,
         ema_decay=0.995,
         log_every=20,
-        checkpoint_every=400,
-        sample_every=800,
+        checkpoint_every=500,
+        sample_every=1000,
     )
     config.sample.update(steps=25, guidance_scale=1.5, per_device_batch=32)
     return config

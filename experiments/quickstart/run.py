@@ -30,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", default=str(ROOT / "runs" / "quickstart"))
     parser.add_argument("--seed", type=int, default=0, help="of training and of the samples")
-    parser.add_argument("--num_images", type=int, default=512)
+    parser.add_argument("--num_images", type=int, default=256)
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that it runs")
     arguments = parser.parse_args()
     workdir, seed = Path(arguments.workdir), arguments.seed
