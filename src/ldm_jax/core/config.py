@@ -40,7 +40,8 @@ def build(what: str, registry: Mapping[str, Any], config: Mapping[str, Any], **e
       what: the place in the configuration, for messages, such as `config.model`.
       registry: plug-ins by name.
       config: `name` and keyword arguments. Fields that end in `dtype` may be strings.
-      **extra: arguments that the caller supplies; those the plug-in does not take are dropped.
+      **extra: arguments that the caller supplies, which `config` may not set; those that the
+        plug-in does not take are dropped.
 
     Raises:
       UserError: unknown plug-in, unknown or missing field, or a value of the wrong type, naming
@@ -55,6 +56,9 @@ def build(what: str, registry: Mapping[str, Any], config: Mapping[str, Any], **e
 def call(what: str, target: Callable[..., Any], kwargs: Mapping[str, Any], **extra: Any) -> Any:
     """Calls `target(**kwargs, **extra)` after checking names and types; see `build`."""
     fields = check_fields(what, target, kwargs)
+    for key in kwargs:
+        if key in extra:
+            raise UserError(f"{what}.{key}: cannot be set here; the rest of the config decides it.")
     arguments = {
         key: _plain(key, value)
         for key, value in kwargs.items()

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from ldm_jax.core.checks import check_shape
 from ldm_jax.core.types import Array
 
 
@@ -19,6 +20,7 @@ LOSSES = {"l1": l1, "l2": l2}
 
 
 def _difference(output: Array, target: Array) -> Array:
+    check_shape("network output", output.shape, target.shape)  # broadcasting would hide a mistake
     return output.astype(jnp.float32) - target.astype(jnp.float32)
 
 

@@ -3,6 +3,7 @@
 from ldm_jax.models.autoencoder import Autoencoder
 from ldm_jax.models.unet import UNet
 
-MODELS = {"unet": UNet, "autoencoder_kl": Autoencoder}
+NETWORKS = {"unet": UNet}
+FIRST_STAGES = {"autoencoder_kl": Autoencoder}
 
-__all__ = ["MODELS", "Autoencoder", "UNet"]
+__all__ = ["FIRST_STAGES", "NETWORKS", "Autoencoder", "UNet"]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.conditioning.base import Conditioner, drop
-from ldm_jax.core.checks import check_in
+from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.rng import Purpose, StepKeys, normal, randint, uniform
 from ldm_jax.core.types import Array, Batch, Conditioning, PyTree
 from ldm_jax.diffusion.loss import LOSSES
@@ -18,7 +18,7 @@ from ldm_jax.diffusion.parameterization import (
     to_prediction,
     training_target,
 )
-from ldm_jax.diffusion.process import q_sample
+from ldm_jax.diffusion.process import alpha_bar_at, q_sample
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.diffusion.spacing import Steps
 from ldm_jax.samplers.base import Sampler, image_keys, initial_noise, sample
@@ -60,7 +60,11 @@ class LatentDiffusionTask:
 
     def __post_init__(self):
         check_in("task.parameterization", self.parameterization, PARAMETERIZATIONS)
-        check_in("task.loss", self.loss_name, LOSSES)
+        check_in("task.loss_name", self.loss_name, LOSSES)
+        if not 0.0 <= self.condition_drop_rate <= 1.0:
+            raise UserError(
+                f"task.condition_drop_rate={self.condition_drop_rate}: legal is 0 to 1."
+            )
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -130,8 +134,7 @@ class LatentDiffusionTask:
 
         def denoise(z: Array, t: Array, conditioning: Conditioning | None) -> Prediction:
             output = self.model.apply({"params": params["unet"]}, z, t, conditioning)
-            alpha_bar = self.schedule.alpha_bar[t.astype(jnp.int32)]
-            return to_prediction(self.parameterization, output, z, alpha_bar)
+            return to_prediction(self.parameterization, output, z, alpha_bar_at(self.schedule, t))
 
         return denoise
 

@@ -17,7 +17,7 @@ from ldm_jax.data.pipeline import Stream, load_examples, make_stream
 from ldm_jax.diffusion.schedule import make_schedule as make_noise_schedule
 from ldm_jax.diffusion.spacing import Steps, make_steps
 from ldm_jax.diffusion.weighting import WEIGHTINGS
-from ldm_jax.models import MODELS
+from ldm_jax.models import FIRST_STAGES, NETWORKS
 from ldm_jax.samplers import SAMPLERS
 from ldm_jax.samplers.base import Sampler
 from ldm_jax.tasks.autoencoder import AutoencoderTask
@@ -50,13 +50,13 @@ def build_task(config: ConfigDict) -> Task:
 
 
 def _autoencoder_task(settings: dict[str, Any], image_size: int) -> AutoencoderTask:
-    settings["model"] = build("config.task.model", MODELS, settings.pop("model", {}))
+    settings["model"] = build("config.task.model", FIRST_STAGES, settings.pop("model", {}))
     return call("config.task", AutoencoderTask, settings, image_size=image_size)
 
 
 def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentDiffusionTask:
     first_stage = build(
-        "config.task.first_stage.model", MODELS, settings.pop("first_stage")["model"]
+        "config.task.first_stage.model", FIRST_STAGES, settings.pop("first_stage")["model"]
     )
     schedule = call(
         "config.task.schedule", make_noise_schedule, settings.pop("schedule", {"name": "linear"})
@@ -70,7 +70,7 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
         parameterization=parameterization,
     )
     settings |= {
-        "model": build("config.task.model", MODELS, settings.pop("model", {})),
+        "model": build("config.task.model", NETWORKS, settings.pop("model", {})),
         "conditioner": build(
             "config.task.conditioner", CONDITIONERS, settings.pop("conditioner", {"name": "none"})
         ),
@@ -78,7 +78,14 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
         "schedule": schedule,
         "weights": weights,
     }
-    return call("config.task", LatentDiffusionTask, settings, image_size=image_size)
+    task = call("config.task", LatentDiffusionTask, settings, image_size=image_size)
+    latent_channels = task.first_stage.latent_shape(image_size, image_size)[2]
+    if task.model.out_channels != latent_channels:
+        raise UserError(
+            f"config.task.model.out_channels={task.model.out_channels}, but the first stage's "
+            f"latents have {latent_channels} channels. Legal: {latent_channels}."
+        )
+    return task
 
 
 TASKS = {"autoencoder": _autoencoder_task, "latent_diffusion": _latent_diffusion_task}

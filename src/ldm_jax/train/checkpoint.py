@@ -20,6 +20,10 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
 from ldm_jax.train.state import TrainState
 
+# Fields below `task` and `data` that do not change what a run computes: where things lie, and how
+# they are read.
+_MAY_CHANGE = ("workdir", "path", "num_threads", "prefetch", "max_bad_fraction")
+
 
 class Checkpoints:
     """The checkpoints of one run, newest kept."""
@@ -145,10 +149,11 @@ def write_config(workdir: str | Path, config: ConfigDict) -> None:
     """Writes the configuration, once it agrees with the one that the workdir already holds.
 
     Raises:
-      UserError: `seed` or `task` differ from the run that the workdir holds.
+      UserError: `seed`, `task` or `data` differ from the run that the workdir holds.
     """
     path = Path(workdir) / "config.json"
-    if path.is_file():
+    begun = any((Path(workdir) / "checkpoints").glob("[0-9]*")) or has_frozen(workdir)
+    if path.is_file() and begun:
         _check_same_run(path, read_config(workdir), config)
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,8 +189,9 @@ def _damaged(path: Path, why: str) -> str:
 def _check_same_run(path: Path, old: ConfigDict, new: ConfigDict) -> None:
     was, now = (_flat(_tuples(json.loads(c.to_json_best_effort()))) for c in (old, new))
     for key in sorted(was.keys() | now.keys()):
-        fixed = key.startswith("task.") or key == "seed"
-        if fixed and not key.endswith("workdir") and was.get(key) != now.get(key):
+        fixed = key.startswith(("task.", "data.")) or key == "seed"
+        movable = key.rpartition(".")[2] in _MAY_CHANGE
+        if fixed and not movable and was.get(key) != now.get(key):
             raise UserError(
                 f"config.{key}={now.get(key)!r}, but {path} was trained with {was.get(key)!r}. "
                 "Use that value, or a new --workdir."

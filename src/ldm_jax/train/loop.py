@@ -90,8 +90,9 @@ def _frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh, source, tokeniz
         # Every process measures the same whole batches, so all find the same numbers.
         stream = assemble.build_stream(config, source, task, tokenizer, whole=True)
         frozen = prepare_frozen(config, task, stream, mesh)
+        frozen = jax.device_put(frozen, shardings(mesh, frozen))
         save_frozen(workdir, frozen)
-        return jax.device_put(frozen, shardings(mesh, frozen))
+        return frozen
     return restore_frozen(workdir, placed(mesh, abstract))
 
 
@@ -130,7 +131,7 @@ def _run(
             window.add(step, metrics)
             log.advance()
             last = step == settings.steps
-            stopping = stop.requested and not last and jax.process_count() == 1
+            stopping = stop.requested and not last
             due = last or stopping or step % settings.checkpoint_every == 0
             if due or step % settings.log_every == 0:
                 values = window.flush()  # raises on a non-finite loss, before anything is saved

@@ -90,10 +90,13 @@ def make_schedule(
     Raises:
       UserError: unknown name or argument, or a warm-up longer than the run.
     """
+    if not peak > 0:
+        raise UserError(f"train.learning_rate={peak}: legal is a positive number.")
     if not 0 <= warmup_steps <= steps:
         raise UserError(f"train.warmup_steps={warmup_steps}: legal is 0 to train.steps={steps}.")
     registry = {**_optax_schedules(), **SCHEDULES}
-    extra = {"peak": peak, "steps": steps, "warmup_steps": warmup_steps}
+    ours = config.get("name") in SCHEDULES
+    extra = {"peak": peak, "steps": steps, "warmup_steps": warmup_steps} if ours else {}
     return build("config.train.schedule", registry, config, **extra)
 
 
@@ -117,6 +120,6 @@ def make_optimizer(
     The reference decays every parameter, norms and biases too, by 0.01 and does not clip.
     """
     adamw = optax.adamw(schedule, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay)
-    if clip_norm is None:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+    # A chain either way: the state has the same structure, so clipping can be switched on resume.
+    clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
+    return optax.chain(clip, adamw)

@@ -125,6 +125,8 @@ def _check_group(name: str, group: Mapping[str, Any], legal: Iterable[str]) -> N
 def _check_data(data: ConfigDict) -> None:
     if "image_size" not in data:
         raise UserError("config.data: needs image_size, in pixels, such as 32.")
+    if data.get("num_epochs") is not None:
+        raise UserError("config.data.num_epochs: a run ends at train.steps. Legal: not given.")
     streams = {k: v for k, v in data.items() if k not in ("source", "tokenizer")}
     check_fields("config.data", make_stream, streams)
     _check_plug_in("config.data.source", SOURCES, data.get("source", {}))
@@ -152,5 +154,10 @@ def _check_first_stage(settings: Mapping[str, Any]) -> None:
         """Serves as the schema."""
 
     check_fields("config.task.first_stage", first_stage, settings)
+    factor = settings.get("scale_factor", "auto")
+    if factor != "auto" and not (isinstance(factor, int | float) and factor > 0):
+        raise UserError(
+            f"config.task.first_stage.scale_factor={factor!r}: legal is 'auto' or a number > 0."
+        )
     if "model" not in settings:
         raise UserError("config.task.first_stage: needs model, as the autoencoder's config has it.")

@@ -3,6 +3,8 @@
 import signal
 from types import FrameType
 
+import jax
+
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, and has saved; the message says where."""
@@ -11,7 +13,8 @@ class Interrupted(KeyboardInterrupt):
 class StopRequest:
     """While entered, notes SIGINT and SIGTERM in `requested`; a second SIGINT raises at once.
 
-    Only the main thread can install handlers; elsewhere this does nothing.
+    Only the main thread of a single process can do so; elsewhere signals keep their meaning, since
+    several processes would first have to agree on the step.
     """
 
     def __init__(self):
@@ -19,6 +22,8 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequest":
+        if jax.process_count() > 1:
+            return self
         try:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)

@@ -57,9 +57,11 @@ def test_none_is_a_value_only_where_it_is_legal():
     assert (built.heads, built.rate) == (None, 0.0)
 
 
-def test_extra_arguments_win_and_unknown_ones_are_dropped():
-    config = {"name": "ramp", "steps": 3}
+def test_extra_arguments_may_not_be_set_and_unknown_ones_are_dropped():
+    config = {"name": "ramp"}
     assert build("c", REGISTRY, config, peak=2.0, steps=5, image_size=64) == (2.0, 5)
+    with says("c.steps: cannot be set here; the rest of the config decides it."):
+        build("c", REGISTRY, {"name": "ramp", "steps": 3}, peak=2.0, steps=5)
 
 
 def test_flax_fields_of_its_own_are_not_configurable():

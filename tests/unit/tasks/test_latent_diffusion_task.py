@@ -197,7 +197,7 @@ def test_sample_shapes_and_seed():
             {"parameterization": "epsilon"},
             "task.parameterization: got 'epsilon'; did you mean 'eps'? Legal: eps, x0, v.",
         ),
-        ({"loss_name": "huber"}, "task.loss: got 'huber'. Legal: l1, l2."),
+        ({"loss_name": "huber"}, "task.loss_name: got 'huber'. Legal: l1, l2."),
     ],
 )
 def test_unknown_names(fields, text):

@@ -174,6 +174,7 @@ class TestConfig:
     )
     def test_what_may_change(self, tmp_path, changes):
         write_config(tmp_path, make_config())
+        (tmp_path / "frozen").mkdir()
         write_config(tmp_path, make_config(**changes))
         flat = dict(read_config(tmp_path).to_dict())
         assert flat == make_config(**changes).to_dict()
@@ -188,6 +189,7 @@ class TestConfig:
     )
     def test_what_may_not(self, tmp_path, changes, now, was):
         write_config(tmp_path, make_config())
+        (tmp_path / "frozen").mkdir()
         path = tmp_path / "config.json"
         before = path.read_text()
         text = f"{now}, but {path} was trained with {was}. Use that value, or a new --workdir."
@@ -195,8 +197,14 @@ class TestConfig:
             write_config(tmp_path, make_config(**changes))
         assert path.read_text() == before
 
+    def test_anything_may_change_before_something_was_trained(self, tmp_path):
+        write_config(tmp_path, make_config())
+        write_config(tmp_path, make_config(**{"task.mult": (1, 2, 4)}))
+        assert read_config(tmp_path).task.mult == (1, 2, 4)
+
     def test_fields_that_are_new_or_gone(self, tmp_path):
         write_config(tmp_path, make_config())
+        (tmp_path / "checkpoints" / "5").mkdir(parents=True)
         config = make_config()
         config.task.extra = 3
         with pytest.raises(UserError, match=r"^config\.task\.extra=3, but .* trained with None"):

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -5,6 +6,25 @@ import pytest
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.train.optim import make_optimizer, make_schedule
+
+
+def test_an_optax_schedule_keeps_its_own_arguments():
+    config = {"name": "warmup_cosine_decay_schedule", "init_value": 0.0, "peak_value": 1.0}
+    config |= {"warmup_steps": 10, "decay_steps": 20}
+    schedule = make_schedule(config, peak=5.0, steps=100, warmup_steps=0)
+    np.testing.assert_allclose([float(schedule(n)) for n in (0, 5, 10)], [0.0, 0.5, 1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("peak", [0.0, -1.0])
+def test_a_learning_rate_is_positive(peak):
+    with pytest.raises(UserError, match=r"train.learning_rate=.*: legal is a positive number"):
+        make_schedule({"name": "cosine"}, peak=peak, steps=10, warmup_steps=0)
+
+
+def test_clipping_can_be_switched_on_when_a_run_resumes():
+    with_clip, without = make_optimizer(lambda _: 1.0, clip_norm=1.0), make_optimizer(lambda _: 1.0)
+    structures = [jax.tree.structure(o.init(jnp.zeros(2))) for o in (with_clip, without)]
+    assert structures[0] == structures[1]
 
 
 def values(name, steps, at, **kwargs):
