@@ -79,7 +79,7 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
         "weights": weights,
     }
     task = call("config.task", LatentDiffusionTask, settings, image_size=image_size)
-    latent_channels = task.first_stage.latent_shape(image_size, image_size)[2]
+    latent_channels = first_stage.latent_channels
     if task.model.out_channels != latent_channels:
         raise UserError(
             f"config.task.model.out_channels={task.model.out_channels}, but the first stage's "
