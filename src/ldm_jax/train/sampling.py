@@ -28,9 +28,10 @@ def make_sample_fn(
 ) -> SampleFn:
     """Returns `draw(params, frozen, batch, seed, indices, progress) -> uint8 [n, H, W, C]`.
 
-    The loop over noise levels is one compiled program for buckets of
-    `per_device_batch` × devices images; the last bucket is padded and cut. A bucket has the same
-    shape on every device whatever n and the mesh are, so image k comes out the same to the bit.
+    The loop over noise levels is one compiled program for a bucket of images: `per_device_batch`
+    for each of the mesh's data × fsdp parts. The last bucket is padded and cut. A bucket has the
+    same shape on every device whatever n and the mesh are, so image k comes out the same to the
+    bit.
 
     Args:
       task: of the model.

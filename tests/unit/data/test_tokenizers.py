@@ -53,7 +53,8 @@ def test_word_tokenizer_errors(tmp_path):
 
 @pytest.fixture(scope="module")
 def bert_folder(tmp_path_factory):
-    tokenizers = pytest.importorskip("tokenizers")
+    import tokenizers  # comes with transformers, slow to load
+
     folder = tmp_path_factory.mktemp("bert")
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "cat"]
     model = tokenizers.models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]")
