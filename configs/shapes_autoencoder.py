@@ -23,7 +23,7 @@ def get_config():
         },
         "l1_weight": 1.0,
         "l2_weight": 1.0,
-        "kl_weight": 1e-4,
+        "kl_weight": 2e-3,  # latents that small errors of the diffusion model do not spoil
     }
     config.data = {
         # Crowded scenes: nine objects teach the decoder more per image than one does.

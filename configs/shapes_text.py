@@ -57,7 +57,7 @@ def get_config():
         "tokenizer": {"name": "words", "vocabulary": "shapes", "length": 12},
     }
     config.train.update(
-        steps=2000,
+        steps=2500,
         batch_size=32,
         learning_rate=2e-3,
         schedule={"name": "cosine"},
@@ -67,7 +67,7 @@ def get_config():
         ema_decay=0.995,
         log_every=20,
         checkpoint_every=500,
-        sample_every=1000,
+        sample_every=1250,
     )
     config.sample.update(steps=25, guidance_scale=1.5, per_device_batch=32)
     return config

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from classifier import train_classifier
 
 from ldm_jax.cli.config_args import load_config
+from ldm_jax.core.checks import UserError
 from ldm_jax.data.pipeline import load_examples, make_stream
 from ldm_jax.data.tfds_source import Tfds
 from ldm_jax.pipeline import Pipeline
@@ -111,4 +112,7 @@ def draw_curve(workdir: Path, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"{Path(__file__).parent.name}: {error}")

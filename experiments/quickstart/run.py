@@ -6,15 +6,18 @@ scorer (`ldm_jax.evaluation.shapes_score`) reads pixels and knows nothing of the
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
 from ldm_jax.cli.config_args import load_config
+from ldm_jax.core.checks import UserError
 from ldm_jax.data.shapes import Shapes
 from ldm_jax.evaluation.shapes_score import caption_accuracy
 from ldm_jax.pipeline import Pipeline
@@ -35,6 +38,9 @@ def main() -> None:
     arguments = parser.parse_args()
     workdir, seed = Path(arguments.workdir), arguments.seed
     start = time.monotonic()
+    if (os.cpu_count() or 1) >= 2:
+        # A batch split over two CPU devices keeps two cores busier than one device does.
+        jax.config.update("jax_num_cpu_devices", 2)
 
     def shrink(config, steps: int) -> None:
         config.seed = seed
@@ -51,6 +57,7 @@ def main() -> None:
     config = load_config(str(CONFIGS / "shapes_text.py"))
     shrink(config, 4)
     config.task.first_stage.workdir = str(workdir / "autoencoder")
+    config.sample.grid_images = 0  # the captioned grid comes at the end
     if arguments.smoke:
         config.task.first_stage.scale_images = 64
     _say("2/3  latent diffusion: a U-Net that denoises latents, reading captions")
@@ -120,4 +127,7 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"{Path(__file__).parent.name}: {error}")

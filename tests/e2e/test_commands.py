@@ -238,6 +238,9 @@ OVERRIDES = [
     ("task.modle.channels=3", "config.task has no field 'modle'; did you mean 'model'? Legal: "),
     ("task.model.chanels=3", "unknown field 'chanels' for UNet; did you mean 'channels'? Fields: "),
     ("task.model.channels=abc", "config.task.model.channels: got 'abc', expected a whole number."),
+    ("task.model.channels=0", "channels: got 0. Legal: 1 or more."),
+    ("task.model.channel_mult=()", "channel_mult=(): legal is at least one whole number."),
+    ("task.first_stage.model.z_channels=0", "z_channels: got 0. Legal: 1 or more."),
     ("task.model.channel_mult=a", "got 'a', expected a tuple (whole numbers)."),
     ("task.model.num_heads=1.5", "got 1.5, expected a whole number or none."),
     ("task.model.name=unett", "config.task.model.name: got 'unett'; did you mean 'unet'? Legal: "),
@@ -354,6 +357,14 @@ SAMPLING = [
     (["text", "--prompt", "a", "--size", "0x32"], "image size 0: the model takes multiples of 2"),
     (["text", "--prompt", "a", "--steps", "1001"], "num_steps: got 1001. Legal: 1 to 1000."),
     (["text", "--prompt", "a", "--config.sample.step=1"], "has no field 'step'; did you mean 'ste"),
+    (
+        ["text", "--prompt", "a", "--config.seed=1"],
+        "--config.seed=1: a trained run keeps its ",
+    ),
+    (
+        ["text", "--prompt", "a", "--config.data.image_size", "8"],
+        "Legal: --config.sample.FIELD, a",
+    ),
     (["text", "--prompts_file", "none.txt"], "none.txt: no such file; expected one prompt a line."),
     (["text", "--prompts_file", "/dev/null"], "/dev/null: no such file; expected one prompt"),
     (
@@ -378,6 +389,50 @@ def test_an_empty_prompts_file_is_refused(runs, capfd, tmp_path):
     empty.write_text("\n  \n")
     line = refuse(capfd, "sample", "--workdir", runs.text, "--prompts_file", empty)
     assert line == f"--prompts_file={empty}: has no text in it; expected one prompt a line."
+
+
+def test_text_that_is_not_utf8_is_named(runs, capfd, tmp_path):
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("café".encode("latin-1"))
+    line = refuse(capfd, "sample", "--workdir", runs.text, "--prompts_file", latin)
+    assert line == f"--prompts_file={latin}: byte 3 is not UTF-8. Legal: text saved as UTF-8."
+
+
+def test_a_table_with_fewer_classes_than_the_data_is_refused(runs, capfd, tmp_path):
+    line = refuse(
+        capfd,
+        *("train", "--config", f"{TINY}:class", "--workdir", tmp_path / "run"),
+        f"--config.task.first_stage.workdir={runs.autoencoder}",
+        "--config.task.conditioner.num_classes=23",
+    )
+    assert line == (
+        "config.task.conditioner.num_classes=23, but the data have 24 classes. Legal: 24 or more."
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"name": "lambda_warmup_cosine"}, 0.005),  # 0.05 × its maximum of 0.1
+        (
+            {
+                "name": "linear_schedule",
+                "init_value": 0.0,
+                "end_value": 0.3,
+                "transition_steps": 2,
+            },
+            0.3,
+        ),
+        ({"name": "constant_schedule", "value": 0.2}, 0.2),
+    ],
+)
+def test_info_prints_the_highest_rate_of_any_schedule(capsys, arguments, expected):
+    flags = [f"--config.train.schedule.{key}={value}" for key, value in arguments.items()]
+    command = ["info", "--json", "--config", TINY, *flags]
+    extra = ["--config.train.warmup_steps=1"] if "lambda" in arguments["name"] else []
+    assert main([*command, *extra]) == 0
+    assert json.loads(capsys.readouterr().out)["effective_learning_rate"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '"a"'])

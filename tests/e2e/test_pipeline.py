@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ldm_jax.cli.config_args import apply_overrides, load_config
@@ -102,9 +102,13 @@ def test_mistakes_are_named(runs, pipeline):
 
 
 def test_a_hugging_face_tokenizer_trains_and_samples(runs, tmp_path):
-    words = ["<pad>", "<unk>", *SHAPES_VOCABULARY]  # as many as the built-in tokenizer has
+    words = ["<pad>", "<unk>", *SHAPES_VOCABULARY, "<s>"]
     core = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, unk_token="<unk>"))
     core.pre_tokenizer = pre_tokenizers.Whitespace()
+    start = words.index("<s>")
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", start)]
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>", pad_token="<pad>")
     fast.save_pretrained(tmp_path / "tokenizer")
     config = load_config(f"{__file__.removesuffix('test_pipeline.py')}tiny.py:text")
@@ -114,6 +118,7 @@ def test_a_hugging_face_tokenizer_trains_and_samples(runs, tmp_path):
             "--config.data.tokenizer.name=huggingface",
             f"--config.data.tokenizer.path={tmp_path / 'tokenizer'}",
             "--config.data.tokenizer.length=12",
+            f"--config.task.conditioner.vocab_size={len(words)}",
             f"--config.task.first_stage.workdir={runs.autoencoder}",
             "--config.train.steps=2",
             "--config.sample.grid_images=0",
@@ -121,6 +126,9 @@ def test_a_hugging_face_tokenizer_trains_and_samples(runs, tmp_path):
     )
     assert int(train(config, tmp_path / "run").step) == 2
     pipeline = Pipeline.from_checkpoint(tmp_path / "run")
+    # Guidance steers away from the tokenizer's own empty caption; the caller's config is untouched.
+    assert pipeline.config.task.conditioner.null_tokens == (start, *[0] * 11)
+    assert "null_tokens" not in config.task.conditioner
     images = pipeline(PROMPTS)
     assert images.shape == (4, 16, 16, 3)
     # Every unknown word is <unk>; a known one is not.

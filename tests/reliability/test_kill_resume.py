@@ -1,5 +1,6 @@
 """`kill -9` at any moment, the same command again: the same run to the bit."""
 
+import json
 import os
 import shutil
 import signal
@@ -102,6 +103,14 @@ def assert_equal_runs(got, expected):
     ):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
     assert len(jax.tree.leaves(a["params"])) > 10
+    # One row per logged step, whatever the killed runs had written beyond their checkpoints.
+    rows = [_logged(workdir) for workdir in (got, expected)]
+    assert [row["step"] for row in rows[0]] == sorted({row["step"] for row in rows[0]})
+    assert rows[0][-1]["step"] == rows[1][-1]["step"] == STEPS
+
+
+def _logged(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
 def _last_checkpoint(workdir):

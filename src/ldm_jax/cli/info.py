@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ldm_jax.cli.config_args import apply_overrides, load_config
@@ -54,7 +55,8 @@ def describe(config) -> tuple[dict[str, Any], str]:
     size, channels = config.data.image_size, config.data.get("channels", 3)
     frozen = abstract_frozen(task, size, channels)
     stage = task.first_stage if isinstance(task, LatentDiffusionTask) else task.model
-    rate, rule = assemble.effective_learning_rate(config)
+    _, rule = assemble.effective_learning_rate(config)
+    _, schedule = assemble.build_optimizers(config, task)
     unit = assemble.size_multiple(task)
     facts = {
         "task": config.task.name,
@@ -66,10 +68,19 @@ def describe(config) -> tuple[dict[str, Any], str]:
         "legal_image_sizes": f"multiples of {unit} pixels",
         "size_multiple": unit,
         "batch_size": config.train.batch_size,
-        "effective_learning_rate": rate,
+        "effective_learning_rate": _highest(schedule, config.train.steps),
         "learning_rate_rule": rule,
     }
     return facts, parameter_overview.get_parameter_overview(params, include_stats=False)
+
+
+def _highest(schedule: Callable[[Any], Any], steps: int) -> float:
+    """Returns the highest learning rate of a run, to seven digits, over at most 10,001 steps."""
+    import jax
+    import numpy as np
+
+    asked = np.unique(np.linspace(0, steps - 1, min(steps, 10_001)).round().astype(np.int32))
+    return float(f"{float(np.max(jax.vmap(schedule)(asked))):.7g}")
 
 
 def _readable(value: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm_jax.cli.config_args import apply_overrides
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, read_text
 
 EXAMPLES = """\
   ldm-jax sample --workdir runs/shapes_text --prompt "a large red circle at the top left" \\
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
             f"--num_images={arguments.num_images}: got {len(given)} prompts or classes, one image "
             "each. Legal: --num_images with at most one of them."
         )
+    _check_overrides(overrides)
     from ldm_jax.train.checkpoint import read_config
 
     config = read_config(arguments.workdir).lock()
@@ -94,6 +95,16 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     }
     _write(out, images, prompts, arguments.classes, settings)
     print(f"{len(images)} image{'s' if len(images) > 1 else ''} in {out}")
+
+
+def _check_overrides(overrides: list[str]) -> None:
+    """Raises UserError for a field that made the model: changing it would not change the model."""
+    for argument in overrides:
+        if argument.startswith("--config.") and not argument.startswith("--config.sample."):
+            raise UserError(
+                f"{argument}: a trained run keeps its configuration. Legal: --config.sample.FIELD, "
+                "and the flags of 'ldm-jax sample --help'."
+            )
 
 
 class _Progress:
@@ -164,8 +175,8 @@ def _prompts(arguments: argparse.Namespace) -> list[str] | None:
     path = Path(arguments.prompts_file)
     if not path.is_file():
         raise UserError(f"--prompts_file={path}: no such file; expected one prompt a line.")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    prompts = [line for line in lines if line]
+    lines = read_text(path, "--prompts_file").splitlines()
+    prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise UserError(f"--prompts_file={path}: has no text in it; expected one prompt a line.")
     return [*(arguments.prompt or []), *prompts]

@@ -34,9 +34,9 @@ class TextTransformer(Conditioner):
       embedding_std: of the two tables at the start. The reference's 0.02 makes tokens alike until
         the tables have grown; with 1.0 a short run tells words apart from the first step.
       dropout: rate on the sum of token and position embeddings, as in the reference.
-      pooled_dim: width of a projected mean over the tokens, which the U-Net adds to its timestep
-        embedding (4 times its `channels`), so that the caption also reaches blocks without
-        attention; 0, as in the reference, for tokens alone.
+      pooled_dim: width of a normalised and projected mean over the tokens, which the U-Net adds
+        to its timestep embedding (4 times its `channels`), so that the caption also reaches
+        blocks without attention; 0, as in the reference, for tokens alone.
       attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
       dtype: type of the computation and of the result.
       param_dtype: type of the parameters.
@@ -104,8 +104,9 @@ class TextTransformer(Conditioner):
         x = layer_norm(name="norm_out", **types)(x)
         if not self.pooled_dim:
             return Conditioning(context=x)
-        pooled = Dense(self.pooled_dim, name="pool", **types)(jnp.mean(x, axis=1))
-        return Conditioning(context=x, embedding=pooled)
+        # The mean of n unlike tokens shrinks as 1/sqrt(n); normalised, it is as loud as one token.
+        mean = layer_norm(name="norm_pool", **types)(jnp.mean(x, axis=1))
+        return Conditioning(context=x, embedding=Dense(self.pooled_dim, name="pool", **types)(mean))
 
 
 class _Layer(nn.Module):

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -33,6 +34,29 @@ def lookup(what: str, registry: Mapping[str, Any], name: str) -> Any:
     """Returns `registry[name]`, or raises UserError that lists the registry."""
     check_in(what, name, registry)
     return registry[name]
+
+
+def read_text(path: Path, what: str) -> str:
+    """Returns a text file's contents.
+
+    Raises:
+      UserError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{what}={path}: byte {error.start} is not UTF-8. Legal: text saved as UTF-8."
+        ) from error
+
+
+def check_positive(name: str, values: Iterable[int]) -> None:
+    """Raises UserError unless there are values and each is 1 or more."""
+    values = tuple(values)
+    if not values:
+        raise UserError(f"{name}=(): legal is at least one whole number.")
+    if min(values) < 1:
+        raise UserError(f"{name}: got {min(values)}. Legal: 1 or more.")
 
 
 def check_divides(divisor_name: str, divisor: int, name: str, value: int) -> None:

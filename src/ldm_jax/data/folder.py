@@ -11,7 +11,7 @@ from typing import Any
 from absl import logging
 from PIL import Image
 
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, read_text
 from ldm_jax.data import transforms
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -193,7 +193,7 @@ def _list_images(root: pathlib.Path) -> list[pathlib.PurePath]:
 
 def _read_metadata(file: pathlib.Path) -> list[dict]:
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(file, "data.source.path").splitlines(), start=1):
         if not line.strip():
             continue
         try:

@@ -21,7 +21,7 @@ COLOURS = {
     "cyan": (72, 208, 218),
 }
 SHAPES = ("circle", "square", "triangle", "cross")
-SIZES = {"small": 0.09, "large": 0.138}  # half the extent, in image widths; a cell is 1/3 wide
+SIZES = {"small": 0.11, "large": 0.154}  # half the extent, in image widths; a cell is 1/3 wide
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "center", "right")
 CLASS_NAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
@@ -138,7 +138,7 @@ class Shapes:
             )
             for u, cell in zip(words[:count].tolist(), cells.tolist(), strict=False)
         ]
-        return objects, 2.0 * rng.random((count + 1, 5)) - 1.0
+        return objects, 2.0 * rng.random((count, 5)) - 1.0
 
 
 def render_scene(
@@ -151,29 +151,25 @@ def render_scene(
     Args:
       objects: at most one per cell.
       image_size: s.
-      jitter: [n + 1, 5] in [-1, 1]: x, y, red, green, blue of every object, and last of the
-        ground; None draws every object at the middle of its cell in its plain colour.
+      jitter: [n, 5] in [-1, 1]: x, y, red, green, blue of every object; None draws every object
+        at the middle of its cell in its plain colour.
     """
     if jitter is None:
-        jitter = np.zeros((len(objects) + 1, 5))
-    offsets = jitter.tolist()
+        jitter = np.zeros((len(objects), 5))
     canvas = np.empty((image_size, image_size, 3), np.float32)
-    canvas[:] = _vary(BACKGROUND, offsets[-1])
+    canvas[:] = BACKGROUND
     segmentation = np.zeros((image_size, image_size), np.uint8)
     boxes = np.empty((len(objects), 5), np.float32)
-    for k, (item, offset) in enumerate(zip(objects, offsets[:-1], strict=True)):
+    for k, (item, offset) in enumerate(zip(objects, jitter.tolist(), strict=True)):
         radius, reach = SIZES[item.size], _CENTRE_JITTER[item.size]
         x = (COLUMNS.index(item.column) + 0.5) / 3 + reach * offset[0]
         y = (ROWS.index(item.row) + 0.5) / 3 + reach * offset[1]
         left, top, right, bottom = (radius * extent for extent in _EXTENTS[item.shape])
         boxes[k] = x + left, y + top, x + right, y + bottom, class_of(item)
-        colour = np.asarray(_vary(COLOURS[item.colour], offset), np.float32)
+        varied = np.asarray(COLOURS[item.colour]) + _COLOUR_JITTER * np.asarray(offset[2:])
+        colour = varied.astype(np.float32)
         _paint(canvas, segmentation, item.shape, (x, y, radius), colour)
     return (canvas + 0.5).astype(np.uint8), boxes, segmentation
-
-
-def _vary(colour: Sequence[int], offset: Sequence[float]) -> list[float]:
-    return [level + _COLOUR_JITTER * u for level, u in zip(colour, offset[2:], strict=True)]
 
 
 def _paint(

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, read_text
 from ldm_jax.data.shapes import SHAPES_VOCABULARY
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
@@ -145,5 +145,5 @@ def _read_vocabulary(vocabulary: str | Sequence[str]) -> tuple[str, ...]:
             f"tokenizer.vocabulary: got {vocabulary!r}, which is no file. Legal: 'shapes', words, "
             "or the path of a text file with one word per line."
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, "tokenizer.vocabulary").splitlines()
     return tuple(line.strip().lower() for line in lines if line.strip())

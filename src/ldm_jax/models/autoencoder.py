@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ldm_jax.core.checks import UserError, check_divides, check_shape
+from ldm_jax.core.checks import UserError, check_divides, check_positive, check_shape
 from ldm_jax.core.types import Array
 from ldm_jax.models.encoder_decoder import Decoder, Encoder
 from ldm_jax.models.posterior import DiagonalGaussian
@@ -52,6 +52,9 @@ class Autoencoder(nn.Module):
     param_dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
+        for field in ("channels", "z_channels", "embed_dim", "image_channels"):
+            check_positive(field, [getattr(self, field)])
+        check_positive("channel_mult", self.channel_mult)
         levels = range(len(self.channel_mult))
         for level in levels:
             width = self.channels * self.channel_mult[level]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.core.axes import shard_batch
-from ldm_jax.core.checks import UserError, check_divides, check_in, check_shape
+from ldm_jax.core.checks import UserError, check_divides, check_in, check_positive, check_shape
 from ldm_jax.core.types import Array, Conditioning
 from ldm_jax.nn.attention import SelfAttentionBlock, SpatialTransformer, check_attention
 from ldm_jax.nn.embedding import timestep_embedding
@@ -70,6 +70,9 @@ class UNet(nn.Module):
 
     def __post_init__(self) -> None:
         check_in("remat", self.remat, REMAT_MODES)
+        for field in ("out_channels", "channels"):
+            check_positive(field, [getattr(self, field)])
+        check_positive("channel_mult", self.channel_mult)
         given = sum(count is not None for count in (self.num_heads, self.num_head_channels))
         if given > 1 or (self.attention_factors and not given):
             raise UserError(

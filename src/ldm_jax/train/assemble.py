@@ -132,6 +132,35 @@ def check_tokenizer(task: Task, tokenizer: Any) -> None:
             )
 
 
+def fill_null_tokens(config: ConfigDict, tokenizer: Any) -> None:
+    """Gives the conditioner the tokenizer's empty caption, unless the config names another.
+
+    A Hugging Face tokenizer's has start, end and padding tokens in it; guidance steers away from
+    that caption, so it must be the one that dropped captions train.
+    """
+    conditioner = config.task.get("conditioner") or {}
+    target = CONDITIONERS.get(conditioner.get("name", "none"))
+    takes = "null_tokens" in getattr(target, "__dataclass_fields__", {})
+    if not takes or tokenizer is None or conditioner.get("null_tokens"):
+        return
+    if tokenizer.empty.any():  # zeros are the conditioner's own default
+        with config.unlocked(), config.ignore_type():
+            config.task.conditioner.null_tokens = tuple(map(int, tokenizer.empty))
+
+
+def check_classes(task: Task, source: Any) -> None:
+    """Raises UserError unless the conditioner's table holds every class of the source."""
+    if "class" not in condition_inputs(task):
+        return
+    got = cast(LatentDiffusionTask, task).conditioner.num_classes
+    names = source.class_names
+    if names is not None and got < len(names):
+        raise UserError(
+            f"config.task.conditioner.num_classes={got}, but the data have "
+            f"{len(names)} classes. Legal: {len(names)} or more."
+        )
+
+
 def build_source(config: ConfigDict) -> Any:
     """Returns the data source of `config.data.source`."""
     return build("config.data.source", SOURCES, config.data.source)

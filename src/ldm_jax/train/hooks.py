@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+METRICS_FILE = "metrics.jsonl"
+
 
 def image_grid(images_u8: np.ndarray, columns: int | None = None, border: int = 2) -> np.ndarray:
     """Returns one uint8 image [H, W, C] of all images [n, h, w, C], row by row, on white."""
@@ -33,7 +35,11 @@ def save_png(path: str | Path, image_u8: np.ndarray) -> None:
 
 
 class RunLog:
-    """Writes to TensorBoard, `metrics.jsonl` and a progress bar, from the first process only."""
+    """Writes to TensorBoard, `metrics.jsonl` and a progress bar, from the first process only.
+
+    What an interrupted run wrote after the checkpoint that is resumed will be written again, so
+    it is dropped first: each step has one row.
+    """
 
     def __init__(self, workdir: str | Path, total_steps: int, start_step: int, batch_size: int):
         self._workdir, self._batch_size = Path(workdir), batch_size
@@ -42,7 +48,12 @@ class RunLog:
             # tensorboardX pulls in protobuf; only the writing process needs it.
             from tensorboardX import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._workdir / "tensorboard"), max_queue=100)
+            self._workdir.mkdir(parents=True, exist_ok=True)
+            _keep_rows_until(self._workdir / METRICS_FILE, start_step)
+            # TensorBoard itself hides what a killed run wrote beyond the step it resumes from.
+            self._writer = SummaryWriter(
+                str(self._workdir / "tensorboard"), max_queue=100, purge_step=start_step + 1
+            )
             self._bar = tqdm(
                 total=total_steps,
                 initial=start_step,
@@ -65,7 +76,7 @@ class RunLog:
             row = {**values, "images_per_second": images_per_second}
             for name, value in row.items():
                 self._writer.add_scalar(f"train/{name}", value, step)
-            with (self._workdir / "metrics.jsonl").open("a") as file:
+            with (self._workdir / METRICS_FILE).open("a") as file:
                 file.write(json.dumps({"step": step, **row}) + "\n")
             self._bar.set_postfix_str(
                 f"loss {values.get('loss', math.nan):.4f}, {images_per_second:.0f} images/s"
@@ -83,3 +94,20 @@ class RunLog:
         if self._writer is not None and self._bar is not None:
             self._writer.close()
             self._bar.close()
+
+
+def _keep_rows_until(path: Path, step: int) -> None:
+    """Drops the rows of later steps, and a line that a kill tore."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row["step"] <= step:
+            kept.append(f"{line}\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)

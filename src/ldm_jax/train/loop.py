@@ -51,12 +51,15 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     check_run(config, workdir)
     mesh = make_mesh(config.train.mesh)
     check_batch_size(mesh, config.train.batch_size, config.train.accumulation)
-    task = assemble.build_task(config)
+    config = config.copy_and_resolve_references()  # the caller's stays as it is
     tokenizer = assemble.build_tokenizer(config)
+    assemble.fill_null_tokens(config, tokenizer)
+    task = assemble.build_task(config)
     assemble.check_tokenizer(task, tokenizer)
     spec = assemble.batch_spec(config, task, config.train.batch_size)
     optimizers, learning_rate = assemble.build_optimizers(config, task)
     source = assemble.build_source(config)
+    assemble.check_classes(task, source)
 
     def init() -> TrainState:
         return init_state(task, optimizers, step_key(config.seed, 0, Purpose.PARAMS), spec)
@@ -77,9 +80,14 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         )
         step_fn = compile_train_step(train_step, mesh, abstract, frozen)
         grid = make_grid(config, task, source, tokenizer, mesh)
-        return _run(
+        state = _run(
             config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, grid
         )
+    if tokenizer is not None and tokenizer.truncated:
+        logging.warning(
+            "a caption was cut to %d tokens %d times", tokenizer.length, tokenizer.truncated
+        )
+    return state
 
 
 def _frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh, source, tokenizer) -> PyTree:

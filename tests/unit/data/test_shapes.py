@@ -86,21 +86,21 @@ def test_plain_scene_has_the_palette_colours_and_the_area_of_a_disc():
     image, boxes, segmentation = render_scene([item], 64)
     assert tuple(image[32, 32]) == COLOURS["cyan"]
     assert tuple(image[0, 0]) == BACKGROUND
-    np.testing.assert_allclose(boxes[0, :4], [0.362, 0.362, 0.638, 0.638], atol=1e-6)
+    np.testing.assert_allclose(boxes[0, :4], [0.346, 0.346, 0.654, 0.654], atol=1e-6)
     # Covered area, from the blend, against pi r^2.
     covered = (image[:, :, 1].astype(float) - BACKGROUND[1]).sum() / (208 - BACKGROUND[1])
-    assert covered == pytest.approx(np.pi * (0.138 * 64) ** 2, rel=0.01)
+    assert covered == pytest.approx(np.pi * (0.154 * 64) ** 2, rel=0.01)
     assert segmentation[32, 32] == 1
-    assert (segmentation > 0).sum() == pytest.approx(np.pi * (0.138 * 64) ** 2, rel=0.02)
+    assert (segmentation > 0).sum() == pytest.approx(np.pi * (0.154 * 64) ** 2, rel=0.02)
 
 
 def test_a_square_is_antialiased_exactly():
     item = SceneObject("red", "square", "large", "middle", "center")
     image, _, _ = render_scene([item], 32)
-    # Half the side is 0.88 * 0.138 * 32 = 3.886 pixels around 16: 0.886 of columns 12 and 19.
-    coverage = (image[16, 12, 0] - float(BACKGROUND[0])) / (COLOURS["red"][0] - BACKGROUND[0])
-    assert coverage == pytest.approx(0.886, abs=0.01)
-    assert image[16, 11, 0] == BACKGROUND[0]
+    # Half the side is 0.88 * 0.154 * 32 = 4.337 pixels around 16: 0.337 of columns 11 and 20.
+    coverage = (image[16, 11, 0] - float(BACKGROUND[0])) / (COLOURS["red"][0] - BACKGROUND[0])
+    assert coverage == pytest.approx(0.337, abs=0.01)
+    assert image[16, 10, 0] == BACKGROUND[0]
 
 
 def test_rendering_is_fast():

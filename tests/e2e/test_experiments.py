@@ -1,0 +1,77 @@
+"""The experiments' scripts, a few steps each, in processes where no other framework exists."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+FASHION_MNIST = ROOT.parent / "shared" / "data" / "tfds" / "fashion_mnist"
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """One device, the shared compilation cache, and frameworks that fail when imported."""
+    folder = tmp_path_factory.mktemp("blocked")
+    for name in ("tensorflow", "torch"):
+        text = f"raise RuntimeError('{name} was imported')\n"
+        (folder / f"{name}.py").write_text(text)
+    return {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "PYTHONPATH": str(folder),
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+
+
+def run(environment, script, *arguments):
+    command = [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+
+
+def test_the_frameworks_are_blocked(environment):
+    done = subprocess.run(
+        [sys.executable, "-c", "import torch"], env=environment, capture_output=True, check=False
+    )
+    assert b"torch was imported" in done.stderr
+
+
+def test_quickstart_trains_samples_and_scores(environment, tmp_path):
+    done = run(environment, "quickstart/run.py", "--smoke", "--workdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads(done.stdout.splitlines()[-1])
+    assert scores["images"] == 8
+    assert scores["real_image_accuracy"] == 1.0
+    for name in ("caption_accuracy", "shuffled_caption_accuracy", "colour", "shape", "position"):
+        assert 0.0 <= scores[name] <= 1.0
+    assert Image.open(tmp_path / "grid.png").size[0] > 300
+    for bar in ("autoencoder:", "diffusion:", "sample:"):
+        assert bar in done.stderr
+
+    again = run(environment, "quickstart/run.py", "--smoke", "--workdir", tmp_path, "--seed", "1")
+    assert again.returncode == 1
+    assert "Traceback" not in again.stderr
+    last = again.stderr.splitlines()[-1]
+    assert last.startswith("quickstart: config.seed=1, but ")
+    assert last.endswith("was trained with 0. Use that value, or a new --workdir.")
+
+
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="needs the TFDS directory of Fashion-MNIST")
+def test_fashion_mnist_trains_samples_and_judges(environment, tmp_path):
+    data = FASHION_MNIST.parent
+    done = run(
+        environment, "fashion_mnist/run.py", "--smoke", "--data", data, "--workdir", tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert results["images"] == 20
+    assert len(results["per_class"]) == 10
+    assert (tmp_path / "curve.png").is_file()
