@@ -38,7 +38,7 @@ def get_config():
         "channels": 1,
     }
     config.train.update(
-        steps=2000,
+        steps=1500,
         batch_size=16,
         learning_rate=3e-3,
         schedule={"name": "cosine"},
@@ -48,6 +48,6 @@ def get_config():
         clip_norm=1.0,
         ema_decay=0.995,
         checkpoint_every=500,
-        sample_every=2000,
+        sample_every=1500,
     )
     return config

@@ -47,16 +47,16 @@ def get_config():
     }
     config.data = first_stage.data.to_dict()
     config.train.update(
-        steps=3500,
+        steps=2400,
         batch_size=64,
         learning_rate=2e-3,
         schedule={"name": "cosine"},
         warmup_steps=100,
         b2=0.99,
         clip_norm=1.0,
-        ema_decay=0.998,
-        checkpoint_every=500,
-        sample_every=1750,
+        ema_decay=0.997,
+        checkpoint_every=800,
+        sample_every=1200,
     )
     config.sample.update(steps=50, guidance_scale=2.0, grid_images=40, per_device_batch=40)
     return config

@@ -238,6 +238,7 @@ OVERRIDES = [
     ("task.modle.channels=3", "config.task has no field 'modle'; did you mean 'model'? Legal: "),
     ("task.model.chanels=3", "unknown field 'chanels' for UNet; did you mean 'channels'? Fields: "),
     ("task.model.channels=abc", "config.task.model.channels: got 'abc', expected a whole number."),
+    ("task.weights=1", "config.task.weights: cannot be set here; the rest of the config decides"),
     ("task.model.channels=0", "channels: got 0. Legal: 1 or more."),
     ("task.model.channel_mult=()", "channel_mult=(): legal is at least one whole number."),
     ("task.first_stage.model.z_channels=0", "z_channels: got 0. Legal: 1 or more."),
@@ -396,6 +397,21 @@ def test_text_that_is_not_utf8_is_named(runs, capfd, tmp_path):
     latin.write_bytes("café".encode("latin-1"))
     line = refuse(capfd, "sample", "--workdir", runs.text, "--prompts_file", latin)
     assert line == f"--prompts_file={latin}: byte 3 is not UTF-8. Legal: text saved as UTF-8."
+
+
+def test_a_first_stage_is_compared_by_what_it_is(runs, capfd, tmp_path):
+    command = [
+        *("train", "--config", f"{TINY}:text", "--workdir", str(tmp_path / "run")),
+        f"--config.task.first_stage.workdir={runs.autoencoder}",
+        "--config.train.steps=1",
+        "--config.sample.grid_images=0",
+    ]
+    line = refuse(capfd, *command, "--config.task.first_stage.model.channels=16")
+    assert line.startswith("config.task.first_stage.model differs from the model in ")
+    # A default that is written out, and another program for the same numbers, make no difference.
+    same = ("dropout=0.1", "image_channels=3", "dtype=bfloat16")
+    overrides = [f"--config.task.first_stage.model.{field}" for field in same]
+    assert main([*command, *overrides]) == 0
 
 
 def test_a_table_with_fewer_classes_than_the_data_is_refused(runs, capfd, tmp_path):

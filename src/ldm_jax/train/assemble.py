@@ -69,7 +69,7 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
         schedule=schedule,
         parameterization=parameterization,
     )
-    settings |= {
+    built = {
         "model": build("config.task.model", NETWORKS, settings.pop("model", {})),
         "conditioner": build(
             "config.task.conditioner", CONDITIONERS, settings.pop("conditioner", {"name": "none"})
@@ -78,7 +78,7 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
         "schedule": schedule,
         "weights": weights,
     }
-    task = call("config.task", LatentDiffusionTask, settings, image_size=image_size)
+    task = call("config.task", LatentDiffusionTask, settings, image_size=image_size, **built)
     latent_channels = first_stage.latent_channels
     if task.model.out_channels != latent_channels:
         raise UserError(

@@ -20,9 +20,12 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
 from ldm_jax.train.state import TrainState
 
-# Fields below `task` and `data` that do not change what a run computes: where things lie, and how
-# they are read.
-_MAY_CHANGE = ("workdir", "path", "num_threads", "prefetch", "max_bad_fraction")
+# Fields below `task` and `data` that do not change what a run computes: where things lie, how they
+# are read, and by which of several equal programs.
+_MAY_CHANGE = (
+    *("workdir", "path", "num_threads", "prefetch", "max_bad_fraction"),
+    *("remat", "attention_impl"),
+)
 
 
 class Checkpoints:

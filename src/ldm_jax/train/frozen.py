@@ -10,9 +10,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.core.config import build
 from ldm_jax.core.rng import Purpose, example_keys, step_key
 from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
+from ldm_jax.models import FIRST_STAGES
 from ldm_jax.parallel.sharding import placed
 from ldm_jax.tasks.base import Task, to_float_images
 from ldm_jax.tasks.first_stage import (
@@ -81,11 +83,17 @@ def _abstract_params(first_stage: FirstStage, image_size: int, channels: int) ->
 def _check_same_model(workdir: str | Path, settings: Mapping[str, Any]) -> None:
     found = read_config(workdir).task.get("model")
     wanted = settings["model"]
-    if found is None or found.to_dict() != wanted.to_dict():
+    if found is None or _weights_of(found) != _weights_of(wanted):
         raise UserError(
             f"config.task.first_stage.model differs from the model in {workdir}/config.json: "
             f"got {wanted.to_dict()}, expected {found.to_dict() if found else 'an autoencoder'}."
         )
+
+
+def _weights_of(model: Mapping[str, Any]) -> Any:
+    """Returns the model without what its parameters do not depend on, for comparison."""
+    module = build("config.task.first_stage.model", FIRST_STAGES, model)
+    return module.clone(dtype=jnp.float32, attention_impl="xla", dropout=0.0)
 
 
 def _measure(

@@ -170,7 +170,14 @@ class TestConfig:
 
     @pytest.mark.parametrize(
         "changes",
-        [{}, {"train.steps": 99}, {"train.clip_norm": 1.0}, {"task.first_stage.workdir": "b"}],
+        [
+            {},
+            {"train.steps": 99},
+            {"train.clip_norm": 1.0},
+            {"task.first_stage.workdir": "b"},
+            {"task.remat": "blocks"},
+            {"task.attention_impl": "cudnn"},
+        ],
     )
     def test_what_may_change(self, tmp_path, changes):
         write_config(tmp_path, make_config())

@@ -6,7 +6,8 @@ from ldm_jax.train.hooks import RunLog
 
 
 def steps(workdir):
-    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").open()]
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
 
 
 def test_a_resumed_log_drops_what_will_be_written_again_and_torn_lines(tmp_path):
