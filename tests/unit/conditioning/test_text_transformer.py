@@ -91,7 +91,7 @@ def test_tokens_of_another_length_are_refused():
         TextTransformer(**FIELDS).apply(variables(), {"tokens": jnp.zeros((2, 5), jnp.int32)})
 
 
-def test_pooled_embedding_is_a_projection_of_the_mean_token():
+def test_pooled_embedding_is_a_projection_of_the_normalised_mean_token():
     module = TextTransformer(**FIELDS, pooled_dim=5)
     params = jax.tree.map(
         lambda leaf: np.random.default_rng(0).normal(size=leaf.shape).astype(np.float32),
@@ -99,8 +99,11 @@ def test_pooled_embedding_is_a_projection_of_the_mean_token():
     )
     found = jax.jit(module.apply)({"params": params}, BATCH)
     mean = np.asarray(found.context).mean(axis=1)
-    expected = mean @ params["pool"]["kernel"] + params["pool"]["bias"]
-    np.testing.assert_allclose(found.embedding, expected, rtol=1e-4, atol=1e-5)
+    centred = mean - mean.mean(axis=1, keepdims=True)
+    unit = centred / np.sqrt(np.square(centred).mean(axis=1, keepdims=True) + 1e-5)
+    unit = unit * params["norm_pool"]["scale"] + params["norm_pool"]["bias"]
+    expected = unit @ params["pool"]["kernel"] + params["pool"]["bias"]
+    np.testing.assert_allclose(found.embedding, expected, rtol=1e-3, atol=1e-4)
     null = module.apply({"params": params}, 3, method="null")
     assert null.embedding.shape == (3, 5)
     assert null.context.shape == (3, 4, 6)
