@@ -36,7 +36,8 @@ _OBJECT = re.compile(r"an? (\w+) (\w+) (\w+) at the (\w+) (\w+)")
 def read_objects(image: np.ndarray) -> list[SceneObject]:
     """Returns the objects of an image, uint8 [s, s, 3], from the top down.
 
-    The shape of a region that resembles no ideal shape is `UNKNOWN`.
+    The shape of a region that resembles no ideal shape is `UNKNOWN`. Below 48 pixels, large
+    neighbours of one colour may touch and are then read as one object.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
         raise UserError(f"read_objects: got shape {image.shape}, expected (s, s, 3).")
