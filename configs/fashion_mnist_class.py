@@ -3,7 +3,8 @@
 Paper: section 4.3, with classifier-free guidance; the class is added to the timestep embedding.
 Command: ldm-jax train --config configs/fashion_mnist_class.py --workdir runs/fashion_class \
   --config.data.source.path=TFDS_DIR --config.task.first_stage.workdir=runs/fashion_autoencoder
-Result, curve and grid: experiments/fashion_mnist/README.md
+Result: 0.969 of 1,000 samples show the requested class to a classifier; two CPU cores, 29 minutes
+  for everything. Curve and grid: experiments/fashion_mnist/README.md
 """
 
 import fashion_mnist_autoencoder
