@@ -41,6 +41,7 @@ class Pipeline:
         self.config, self.task, self.mesh, self.step = config, task, mesh, step
         self._params, self._frozen = params, frozen
         self._tokenizer = assemble.build_tokenizer(config)
+        assemble.check_tokenizer(task, self._tokenizer)
         self._compiled: dict[str, Callable[..., np.ndarray]] = {}
 
     @classmethod
@@ -108,6 +109,8 @@ class Pipeline:
         """
         if not 0 <= seed < 2**32:
             raise UserError(f"seed={seed}: legal is 0 to 2^32 - 1.")
+        if isinstance(prompts, str):
+            raise UserError(f"prompts: got one text. Legal: a list, such as [{prompts!r}].")
         batch, count = self._inputs(prompts, classes, num_images)
         if image_shape is not None:
             assemble.check_image_size(self.task, *image_shape)
@@ -144,6 +147,11 @@ class Pipeline:
             raise UserError(f"{words[reads[0]]}: this model needs at least one.")
         if num_images is not None and len(values) == 1:
             values = list(values) * _count(num_images)
+        if num_images not in (None, len(values)):
+            raise UserError(
+                f"num_images={num_images}: got {len(values)} {words[reads[0]]}, one image each. "
+                "Legal: num_images with one of them."
+            )
         if reads[0] == "tokens":
             rows = np.stack([self._tokenizer(text) for text in values])
         else:
@@ -153,7 +161,7 @@ class Pipeline:
     def _checked_classes(self, classes: Sequence[int]) -> Sequence[int]:
         limit = self.task.conditioner.num_classes
         for label in classes:
-            if not 0 <= label < limit:
+            if label != int(label) or not 0 <= label < limit:
                 raise UserError(f"class {label}: legal is 0 to {limit - 1}.")
         return classes
 

@@ -67,7 +67,14 @@ def _call_get_config(path: Path, module: Any, argument: str) -> Any:
         raise UserError(
             f"--config={path}:{argument}: its get_config() takes no argument. Legal: {path}."
         )
-    return get_config(argument) if argument else get_config()
+    if not argument:
+        return get_config()
+    try:
+        return get_config(argument)
+    except (KeyError, ValueError) as error:
+        raise UserError(
+            f"--config={path}:{argument}: get_config({argument!r}) does not know it ({error!r})."
+        ) from error
 
 
 def apply_overrides(config: ConfigDict, arguments: list[str]) -> None:

@@ -147,10 +147,9 @@ def _write(
     from ldm_jax.train.hooks import image_grid, save_png
 
     record = out / _RECORD
-    if record.is_file():
-        # A longer earlier call would leave images that look like ours.
-        for number in range(len(images), json.loads(record.read_text())["num_images"]):
-            _image_path(out, number).unlink(missing_ok=True)
+    # A longer earlier call would leave images that look like ours.
+    for number in range(len(images), _images_before(record)):
+        _image_path(out, number).unlink(missing_ok=True)
     rows = []
     for k, image in enumerate(images):
         save_png(_image_path(out, k), image)
@@ -162,6 +161,14 @@ def _write(
     save_png(out / "grid.png", image_grid(images))
     text = json.dumps({**settings, "num_images": len(rows), "images": rows}, indent=2)
     record.write_text(text + "\n")
+
+
+def _images_before(record: Path) -> int:
+    """Returns how many images an earlier call recorded; 0 without a whole record."""
+    try:
+        return int(json.loads(record.read_text())["num_images"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _image_path(out: Path, number: int) -> Path:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ldm_jax.conditioning.base import Conditioner
-from ldm_jax.core.checks import check_in, check_shape
+from ldm_jax.core.checks import check_in, check_positive, check_shape
 from ldm_jax.core.types import Array, Batch, Conditioning
 
 ROUTES = ("context", "embedding")
@@ -35,6 +35,8 @@ class ClassLabel(Conditioner):
 
     def __post_init__(self) -> None:
         check_in("class_label.route", self.route, ROUTES)
+        for field in ("num_classes", "dim"):
+            check_positive(field, [getattr(self, field)])
         super().__post_init__()
 
     def setup(self) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ldm_jax.conditioning.base import Conditioner
 from ldm_jax.core.axes import shard_batch
-from ldm_jax.core.checks import UserError, check_shape
+from ldm_jax.core.checks import UserError, check_positive, check_shape
 from ldm_jax.core.types import Array, Batch, Conditioning
 from ldm_jax.nn.attention import Attention, FeedForward, check_attention
 from ldm_jax.nn.linear import Dense
@@ -57,6 +57,8 @@ class TextTransformer(Conditioner):
     param_dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
+        for field in ("vocab_size", "length", "dim", "num_heads", "head_dim"):
+            check_positive(field, [getattr(self, field)])
         check_attention(self.attention_impl, self.dtype, self.head_dim)
         if self.null_tokens and len(self.null_tokens) != self.length:
             raise UserError(

@@ -43,7 +43,7 @@ def read_text(path: Path, what: str) -> str:
       UserError: it is not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{what}={path}: byte {error.start} is not UTF-8. Legal: text saved as UTF-8."

@@ -18,7 +18,12 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _METADATA = "metadata.jsonl"
 # What Pillow raises for broken files, format by format.
 _UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    KeyError,
     OSError,
+    RuntimeError,
+    TypeError,
     ValueError,
     SyntaxError,
     EOFError,
@@ -157,7 +162,7 @@ class Folder:
             raise UserError(_no_column(metadata, "text_column", self.text_column, rows))
         if self.class_column is None:
             return [None] * len(rows)
-        if not all(self.class_column in row for row in rows):
+        if any(row.get(self.class_column) is None for row in rows):
             raise UserError(_no_column(metadata, "class_column", self.class_column, rows))
         return [str(row[self.class_column]) for row in rows]
 
@@ -170,7 +175,9 @@ class Folder:
                 f"data.source.path: {len(labels) - len(named)} images lie in {self._root} itself "
                 f"and {len(named)} in its sub-folders. Legal: all here, or all in class folders."
             )
-        self.class_names = tuple(sorted(set(named)))
+        # Whole numbers in their own order: class 10 comes after class 2, not before.
+        whole = all(name.isascii() and name.isdigit() for name in named)
+        self.class_names = tuple(sorted(set(named), key=int if whole else None))
         numbers = {name: number for number, name in enumerate(self.class_names)}
         self._classes = [numbers[name] for name in named]
 
@@ -187,21 +194,26 @@ def _check_root(path: str) -> pathlib.Path:
 
 
 def _list_images(root: pathlib.Path) -> list[pathlib.PurePath]:
-    found = (file for file in root.rglob("*") if file.suffix.lower() in EXTENSIONS)
-    return sorted(file.relative_to(root) for file in found if file.is_file())
+    found = []
+    for folder, folders, names in os.walk(root, followlinks=True):
+        # Notebooks and file managers leave hidden folders; their images are no class.
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files = (pathlib.Path(folder, name) for name in names if not name.startswith("."))
+        found += [file for file in files if file.suffix.lower() in EXTENSIONS and file.is_file()]
+    return sorted(file.relative_to(root) for file in found)
 
 
 def _read_metadata(file: pathlib.Path) -> list[dict]:
     rows = []
-    for number, line in enumerate(read_text(file, "data.source.path").splitlines(), start=1):
+    for number, line in enumerate(read_text(file, "data.source.path").split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise UserError(f"{file}:{number}: not a JSON object: {error}.") from error
-        if not isinstance(row, dict) or "file_name" not in row:
-            raise UserError(f"{file}:{number}: expected a JSON object with file_name.")
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            raise UserError(f"{file}:{number}: expected a JSON object with file_name, a text.")
         rows.append(row)
     return rows
 

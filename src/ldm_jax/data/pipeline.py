@@ -135,6 +135,11 @@ def make_stream(
     """
     import grain  # costs a second to import
 
+    for name, value in (("num_threads", num_threads), ("prefetch", prefetch)):
+        if value < 0:
+            raise UserError(f"data.{name}: got {value}. Legal: 0 or more.")
+    if not 0 <= flip_probability <= 1:
+        raise UserError(f"data.flip_probability: got {flip_probability}. Legal: 0 to 1.")
     _check_sizes(source, batch_size, process_index, process_count, seed, num_epochs)
     keys = _check_keys(source, tokenizer, keys)
 

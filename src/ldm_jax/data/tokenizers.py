@@ -41,6 +41,9 @@ class WordTokenizer:
       vocabulary: 'shapes' for the words of `ldm_jax.data.shapes`, a sequence of words, or the
         path of a text file with one word per line.
       length: tokens per caption; further words are dropped and counted in `truncated`.
+
+    Attributes:
+      words: the vocabulary.
     """
 
     PADDING, UNKNOWN = 0, 1
@@ -53,6 +56,7 @@ class WordTokenizer:
             twice = next(word for word in words if words.count(word) > 1)
             raise UserError(f"tokenizer.vocabulary: {twice!r} occurs twice. Legal: distinct words.")
         self.length = _check_length(length)
+        self.words = words
         self.vocab_size = len(words) + 2
         self.empty = np.zeros(length, np.int32)
         self.truncated = 0

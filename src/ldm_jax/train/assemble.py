@@ -1,6 +1,7 @@
 """From a configuration to the objects of a run; below this file there are only typed arguments."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from ldm_jax.core.checks import UserError, lookup
 from ldm_jax.core.config import build, call
 from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.pipeline import Stream, load_examples, make_stream
+from ldm_jax.data.tokenizers import WordTokenizer
 from ldm_jax.diffusion.schedule import make_schedule as make_noise_schedule
 from ldm_jax.diffusion.spacing import Steps, make_steps
 from ldm_jax.diffusion.weighting import WEIGHTINGS
@@ -132,12 +134,16 @@ def check_tokenizer(task: Task, tokenizer: Any) -> None:
             )
 
 
-def fill_null_tokens(config: ConfigDict, tokenizer: Any) -> None:
-    """Gives the conditioner the tokenizer's empty caption, unless the config names another.
+def keep_text(config: ConfigDict, tokenizer: Any) -> None:
+    """Writes into a configuration what the run must remember of its tokenizer.
 
-    A Hugging Face tokenizer's has start, end and padding tokens in it; guidance steers away from
-    that caption, so it must be the one that dropped captions train.
+    The words of a vocabulary file, which may change or go; and for the conditioner the empty
+    caption, unless the config names another: a Hugging Face tokenizer's has start, end and padding
+    tokens in it, and guidance steers away from what dropped captions were trained on.
     """
+    if isinstance(tokenizer, WordTokenizer) and config.data.tokenizer.get("vocabulary") != "shapes":
+        with config.unlocked(), config.ignore_type():
+            config.data.tokenizer.vocabulary = tokenizer.words
     conditioner = config.task.get("conditioner") or {}
     target = CONDITIONERS.get(conditioner.get("name", "none"))
     takes = "null_tokens" in getattr(target, "__dataclass_fields__", {})
@@ -257,5 +263,11 @@ def build_sample_settings(config: ConfigDict, task: LatentDiffusionTask) -> Samp
     return SampleSettings(
         sampler=build("config.sample.sampler", SAMPLERS, sample.sampler),
         steps=make_steps(task.schedule, sample.steps, sample.spacing),
-        guidance_scale=float(sample.guidance_scale),
+        guidance_scale=_finite("config.sample.guidance_scale", float(sample.guidance_scale)),
     )
+
+
+def _finite(what: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise UserError(f"{what}={value}: legal is a finite number.")
+    return value

@@ -114,8 +114,18 @@ def has_frozen(workdir: str | Path) -> bool:
 
 def restore_frozen(workdir: str | Path, abstract: PyTree) -> PyTree:
     """Returns the frozen tree, laid out as `abstract`."""
-    with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(Path(workdir).absolute() / "frozen", abstract)
+    if not has_frozen(workdir):
+        raise UserError(
+            f"{workdir}: its first stage, the folder frozen, is gone. Legal: put it back, or train "
+            "in a new --workdir."
+        )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(Path(workdir).absolute() / "frozen", abstract)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{workdir}/frozen: damaged, or not of this configuration ({_first_line(error)})."
+        ) from error
 
 
 def restore_params(
@@ -148,6 +158,11 @@ def restore_params(
     return found[item], step
 
 
+def has_begun(workdir: str | Path) -> bool:
+    """Returns whether something was trained or prepared here, which a configuration must fit."""
+    return any((Path(workdir) / "checkpoints").glob("[0-9]*")) or has_frozen(workdir)
+
+
 def write_config(workdir: str | Path, config: ConfigDict) -> None:
     """Writes the configuration, once it agrees with the one that the workdir already holds.
 
@@ -155,9 +170,8 @@ def write_config(workdir: str | Path, config: ConfigDict) -> None:
       UserError: `seed`, `task` or `data` differ from the run that the workdir holds.
     """
     path = Path(workdir) / "config.json"
-    begun = any((Path(workdir) / "checkpoints").glob("[0-9]*")) or has_frozen(workdir)
-    if path.is_file() and begun:
-        _check_same_run(path, read_config(workdir), config)
+    if has_begun(workdir):
+        check_same_run(workdir, config)
     if jax.process_index() == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
@@ -189,8 +203,10 @@ def _damaged(path: Path, why: str) -> str:
     return f"{path}: damaged ({why}); expected what `ldm-jax train` wrote there."
 
 
-def _check_same_run(path: Path, old: ConfigDict, new: ConfigDict) -> None:
-    was, now = (_flat(_tuples(json.loads(c.to_json_best_effort()))) for c in (old, new))
+def check_same_run(workdir: str | Path, config: ConfigDict) -> None:
+    """Raises UserError where `seed`, `task` or `data` differ from those of the run in `workdir`."""
+    path, old = Path(workdir) / "config.json", read_config(workdir)
+    was, now = (_flat(_tuples(json.loads(c.to_json_best_effort()))) for c in (old, config))
     for key in sorted(was.keys() | now.keys()):
         fixed = key.startswith(("task.", "data.")) or key == "seed"
         movable = key.rpartition(".")[2] in _MAY_CHANGE

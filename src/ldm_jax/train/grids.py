@@ -51,6 +51,7 @@ def _samples(config: ConfigDict, task: LatentDiffusionTask, examples: dict, mesh
         assemble.build_sample_settings(config, task),
         mesh,
         per_device_batch=config.sample.per_device_batch,
+        check_finite=False,  # a picture is no reason to stop a run; its loss would be
     )
     inputs = {name: examples[name] for name in task.conditioner.inputs}
     indices = np.arange(len(examples["image"]))

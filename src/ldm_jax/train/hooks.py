@@ -2,8 +2,10 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -45,13 +47,10 @@ class RunLog:
         self._workdir, self._batch_size = Path(workdir), batch_size
         self._writer, self._bar = None, None
         if jax.process_index() == 0:
-            # tensorboardX pulls in protobuf; only the writing process needs it.
-            from tensorboardX import SummaryWriter
-
             self._workdir.mkdir(parents=True, exist_ok=True)
             _keep_rows_until(self._workdir / METRICS_FILE, start_step)
             # TensorBoard itself hides what a killed run wrote beyond the step it resumes from.
-            self._writer = SummaryWriter(
+            self._writer = _summary_writer()(
                 str(self._workdir / "tensorboard"), max_queue=100, purge_step=start_step + 1
             )
             self._bar = tqdm(
@@ -94,6 +93,20 @@ class RunLog:
         if self._writer is not None and self._bar is not None:
             self._writer.close()
             self._bar.close()
+
+
+def _summary_writer() -> Any:
+    """Returns tensorboardX's class, imported by the writing process alone, for its protobuf."""
+    # It also imports PyTorch wherever that is installed, which we neither need nor want.
+    without_torch = "torch" not in sys.modules
+    if without_torch:
+        sys.modules["torch"] = cast(Any, None)  # makes `import torch` an ImportError
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if without_torch:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def _keep_rows_until(path: Path, step: int) -> None:

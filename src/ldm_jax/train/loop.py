@@ -16,6 +16,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ldm_jax.core.checks import UserError
 from ldm_jax.core.rng import Purpose, step_key
 from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
@@ -26,7 +27,10 @@ from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import (
     Checkpoints,
+    check_same_run,
+    has_begun,
     has_frozen,
+    read_config,
     restore_frozen,
     save_frozen,
     write_config,
@@ -34,6 +38,7 @@ from ldm_jax.train.checkpoint import (
 from ldm_jax.train.frozen import abstract_frozen, prepare_frozen
 from ldm_jax.train.grids import Grid, make_grid
 from ldm_jax.train.hooks import RunLog
+from ldm_jax.train.lock import workdir_lock
 from ldm_jax.train.metrics import MetricWindow
 from ldm_jax.train.preflight import check_run
 from ldm_jax.train.signals import Interrupted, StopRequest
@@ -53,7 +58,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     check_batch_size(mesh, config.train.batch_size, config.train.accumulation)
     config = config.copy_and_resolve_references()  # the caller's stays as it is
     tokenizer = assemble.build_tokenizer(config)
-    assemble.fill_null_tokens(config, tokenizer)
+    assemble.keep_text(config, tokenizer)
     task = assemble.build_task(config)
     assemble.check_tokenizer(task, tokenizer)
     spec = assemble.batch_spec(config, task, config.train.batch_size)
@@ -66,28 +71,71 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
 
     with jax.set_mesh(mesh):
         stream = assemble.build_stream(config, source, task, tokenizer)
-        write_config(workdir, config)  # everything that a user can get wrong has been checked
-        frozen = _frozen(config, workdir, task, mesh, source, tokenizer)
-        abstract = jax.eval_shape(init)
-        checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
-        state = _restore_or_init(config, mesh, checkpoints, stream, abstract, init)
-        train_step = make_train_step(
-            task,
-            optimizers,
-            seed=config.seed,
-            accumulation=config.train.accumulation,
-            max_ema_decay=config.train.ema_decay,
-        )
-        step_fn = compile_train_step(train_step, mesh, abstract, frozen)
-        grid = make_grid(config, task, source, tokenizer, mesh)
-        state = _run(
-            config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, grid
-        )
+        with workdir_lock(workdir):
+            begun = has_begun(workdir)
+            if begun:
+                _check_begun(config, workdir)
+            else:
+                write_config(workdir, config)
+            frozen = _frozen(config, workdir, task, mesh, source, tokenizer)
+            abstract = jax.eval_shape(init)
+            checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+            state = _restore_or_init(config, mesh, checkpoints, stream, abstract, init)
+            if begun:
+                write_config(workdir, config)  # only now is it known to fit what was trained
+            train_step = make_train_step(
+                task,
+                optimizers,
+                seed=config.seed,
+                accumulation=config.train.accumulation,
+                max_ema_decay=config.train.ema_decay,
+            )
+            step_fn = compile_train_step(train_step, mesh, abstract, frozen)
+            grid = make_grid(config, task, source, tokenizer, mesh)
+            state = _run(
+                config,
+                workdir,
+                mesh,
+                state,
+                frozen,
+                stream,
+                step_fn,
+                checkpoints,
+                learning_rate,
+                grid,
+            )
     if tokenizer is not None and tokenizer.truncated:
         logging.warning(
             "a caption was cut to %d tokens %d times", tokenizer.length, tokenizer.truncated
         )
+    quarantine = getattr(source, "quarantine", {})
+    if quarantine:
+        logging.warning("%d of %d files were quarantined", len(quarantine), len(source))
     return state
+
+
+def _check_begun(config: ConfigDict, workdir) -> None:
+    """Says what will be ignored of a run that goes on, and stops if its pieces are missing."""
+    check_same_run(workdir, config)
+    old = read_config(workdir)
+    first_stage = config.task.get("first_stage")
+    if first_stage is None:
+        return
+    if not has_frozen(workdir):
+        raise UserError(
+            f"{workdir}: its first stage, the folder frozen, is gone. Legal: put it back, or train "
+            "in a new --workdir."
+        )
+    origin = old.task.get("first_stage", {}).get("workdir")
+    if first_stage.get("workdir") not in (None, origin):
+        logging.warning(
+            "config.task.first_stage.workdir=%s is not read: this run keeps its own copy of the "
+            "first stage, from %s",
+            first_stage.workdir,
+            origin,
+        )
+    with config.unlocked(), config.ignore_type():
+        first_stage.workdir = origin
 
 
 def _frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh, source, tokenizer) -> PyTree:

@@ -1,6 +1,7 @@
 """Finds every mistake in a configuration that shows without data, before anything is written."""
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ _AT_LEAST_ONE = {
 }
 
 
+# What the numbers of `config.train` must satisfy, beyond their types.
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "learning_rate": (lambda x: 0 < x < math.inf, "a positive number"),
+    "b1": (lambda x: 0 <= x < 1, "0 <= b1 < 1"),
+    "b2": (lambda x: 0 <= x < 1, "0 <= b2 < 1"),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "0 or more"),
+    "clip_norm": (lambda x: x > 0, "a positive number, or None"),
+    "ema_decay": (lambda x: 0 <= x <= 1, "0 to 1"),
+}
+
+
 def check_config(config: ConfigDict) -> Any:
     """Returns the task of a configuration after checking each of its groups.
 
@@ -47,9 +59,28 @@ def check_config(config: ConfigDict) -> Any:
     task = assemble.build_task(config)
     assemble.batch_spec(config, task, config.train.batch_size)
     assemble.build_optimizers(config, task)
+    _check_ranges(config)
     if isinstance(task, LatentDiffusionTask):
         assemble.build_sample_settings(config, task)
+        if config.data.get("channels", 3) != task.first_stage.model.image_channels:
+            _raise_channels(config, task.first_stage.model)
+    elif config.data.get("channels", 3) != task.model.image_channels:
+        _raise_channels(config, task.model)
     return task
+
+
+def _raise_channels(config: ConfigDict, model: Any) -> None:
+    raise UserError(
+        f"config.data.channels={config.data.get('channels', 3)}, but the first stage has "
+        f"image_channels={model.image_channels}. Legal: {model.image_channels}."
+    )
+
+
+def _check_ranges(config: ConfigDict) -> None:
+    for field, (legal, words) in _RANGES.items():
+        value = config.train[field]
+        if value is not None and not legal(value):
+            raise UserError(f"config.train.{field}={value}: legal is {words}.")
 
 
 def check_sampling(config: ConfigDict, image_shape: tuple[int, int] | None) -> None:

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from ldm_jax.core.axes import BATCH_AXES
+from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
 from ldm_jax.parallel.mesh import batch_shards
 from ldm_jax.parallel.sharding import put_batch, replicated
@@ -25,6 +27,7 @@ def make_sample_fn(
     *,
     per_device_batch: int,
     image_shape: tuple[int, int] | None = None,
+    check_finite: bool = True,
 ) -> SampleFn:
     """Returns `draw(params, frozen, batch, seed, indices, progress) -> uint8 [n, H, W, C]`.
 
@@ -39,6 +42,7 @@ def make_sample_fn(
       mesh: where to run.
       per_device_batch: images per device and program run.
       image_shape: (H, W) in pixels, by default the training size.
+      check_finite: raise UserError for an image that is not finite, instead of a black one.
 
     `progress`, if given, is called with the number of images finished, after each bucket.
     """
@@ -56,13 +60,13 @@ def make_sample_fn(
             guidance_scale=settings.guidance_scale,
             image_shape=image_shape,
         )
-        return to_uint8_images(images)
+        return to_uint8_images(images), jnp.all(jnp.isfinite(images), axis=(1, 2, 3))
 
     # One program per device, over whole weights and its own rows, so that no mesh changes a bit;
     # then gathered, so that every process can read the whole bucket.
     rows = P(BATCH_AXES)
     draw_parts = jax.shard_map(
-        draw_bucket, mesh=mesh, in_specs=(P(), P(), rows, P(), rows), out_specs=rows
+        draw_bucket, mesh=mesh, in_specs=(P(), P(), rows, P(), rows), out_specs=(rows, rows)
     )
     compiled = jax.jit(draw_parts, out_shardings=replicated(mesh))
 
@@ -83,8 +87,13 @@ def make_sample_fn(
             padded = np.concatenate([rows, np.full(bucket - len(rows), rows[-1])])
             inputs = {name: np.asarray(value)[padded] for name, value in batch.items()}
             with jax.set_mesh(mesh):
-                out = compiled(
+                out, finite = compiled(
                     params, frozen, _put(mesh, inputs), np.uint32(seed), _put(mesh, indices[padded])
+                )
+            if check_finite and not np.all(finite):
+                raise UserError(
+                    f"image {indices[padded][np.argmin(finite)]}: not a number. Legal: a smaller "
+                    "sample.guidance_scale, or parameters that have not diverged."
                 )
             images.append(np.asarray(out)[: len(rows)])
             if progress is not None:

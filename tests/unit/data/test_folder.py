@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.data import transforms
 from ldm_jax.data.folder import Folder
 from ldm_jax.data.pipeline import make_stream
 
@@ -153,3 +154,57 @@ def test_batches_are_the_same_under_threads_and_whoever_meets_the_broken_file_fi
         levels = list(pool.map(lambda i: int(source[i % 8]["image"][0, 0, 0]), range(64)))
     assert levels == [0, 10, 40, 40, 40, 50, 60, 70] * 8
     assert len(source.quarantine) == 2
+
+
+def test_whole_number_classes_keep_their_order(tmp_path):
+    rows = [{"file_name": f"{k}.png", "c": k} for k in (10, 2, 0, 1)]
+    for row in rows:
+        write_image(tmp_path / row["file_name"], 5)
+    write_rows(tmp_path, rows)
+    source = Folder(str(tmp_path), class_column="c")
+    assert source.class_names == ("0", "1", "2", "10")
+    assert [source[k]["class"] for k in range(4)] == [3, 2, 0, 1]
+    write_rows(tmp_path, [*rows[:3], {"file_name": "1.png", "c": None}])
+    with pytest.raises(UserError, match=r"data.source.class_column: .* has no 'c' in every row"):
+        Folder(str(tmp_path), class_column="c")
+
+
+def test_linked_folders_count_and_hidden_ones_do_not(tmp_path):
+    write_image(tmp_path / "images" / "cat" / "a.png", 5)
+    write_image(tmp_path / "images" / ".ipynb_checkpoints" / "a-checkpoint.png", 5)
+    write_image(tmp_path / "elsewhere" / "b.png", 5)
+    (tmp_path / "images" / "dog").symlink_to(tmp_path / "elsewhere")
+    source = Folder(str(tmp_path / "images"))
+    assert source.class_names == ("cat", "dog")
+    assert len(source) == 2
+
+
+def test_an_error_of_another_kind_is_quarantined_too(tmp_path, monkeypatch):
+    for k in range(3):
+        write_image(tmp_path / f"{k}.png", 5)
+    decode = transforms.decode
+
+    def fail(file):
+        if file.endswith("1.png"):
+            raise TypeError("a tag with two values")  # Pillow, on a damaged TIFF
+        return decode(file)
+
+    monkeypatch.setattr(transforms, "decode", fail)
+    source = Folder(str(tmp_path), max_bad_fraction=0.5)
+    source[1]
+    assert list(source.quarantine.values()) == ["TypeError: a tag with two values"]
+
+
+@pytest.mark.parametrize("name", ["5", "null", '["a"]'])
+def test_file_names_are_text(tmp_path, name):
+    write_rows(tmp_path, [f'{{"file_name": {name}}}'])
+    with pytest.raises(UserError, match=r"metadata.jsonl:1: expected a JSON object with file_name"):
+        Folder(str(tmp_path))
+
+
+def test_line_separators_inside_a_caption_and_a_byte_order_mark(tmp_path):
+    write_image(tmp_path / "a.png", 5)
+    text = "one\u2028two\x85three"
+    row = json.dumps({"file_name": "a.png", "text": text}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(f"\ufeff{row}\n", encoding="utf-8")
+    assert Folder(str(tmp_path))[0]["text"] == text

@@ -1,0 +1,36 @@
+"""One run per workdir at a time."""
+
+import contextlib
+import errno
+import fcntl
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+
+from ldm_jax.core.checks import UserError
+
+
+@contextlib.contextmanager
+def workdir_lock(workdir: str | Path) -> Iterator[None]:
+    """Holds `workdir/lock`, from the first process of a run; a dead run holds nothing.
+
+    Raises:
+      UserError: another run trains there.
+    """
+    if jax.process_index() != 0:
+        yield
+        return
+    path = Path(workdir) / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(
+                    f"--workdir={workdir}: another run is training there. Legal: wait until it "
+                    "ends, or another --workdir."
+                ) from error
+            # A file system without locks: nothing is held, as nothing can be.
+        yield
