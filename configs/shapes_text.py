@@ -3,6 +3,7 @@
 Paper: section 3.3; a transformer trained jointly reads the caption, cross-attention feeds it in.
 Command: ldm-jax train --config configs/shapes_text.py --workdir runs/shapes_text \
   --config.task.first_stage.workdir=runs/shapes_autoencoder
+Result: 0.984, 0.977, 1.000 of 256 captions right (seeds 0, 1, 2); two CPU cores, 7.5 minutes.
 """
 
 import shapes_autoencoder

@@ -56,8 +56,8 @@ class Pipeline:
         """Returns the newest checkpoint of a training run, ready to sample.
 
         Args:
-          workdir: of `ldm-jax train`; nothing outside it is read, but for a
-            tokenizer that the config names by its path.
+          workdir: of `ldm-jax train`; nothing outside it is read, but for the folder of a
+            Hugging Face tokenizer.
           config: replaces the run's own, for other `sample` settings.
           ema: the averaged parameters (usual) or the raw ones.
           mesh: by default all devices along `data`.
