@@ -2,7 +2,8 @@
 
 Paper: section 3.1 and appendix G, without the perceptual and adversarial terms.
 Command: ldm-jax train --config configs/shapes_autoencoder.py --workdir runs/shapes_autoencoder
-Result: 0.999 of 1,024 one-object captions hold after encoding and decoding; two CPU cores, 2 minutes.
+Result: 0.999 of 1,024 one-object captions hold after encoding and decoding; two CPU cores,
+  2 minutes.
 """
 
 from ldm_jax.core.defaults import base_config
