@@ -51,7 +51,8 @@ def test_quickstart_trains_samples_and_scores(environment, tmp_path):
     assert scores["real_image_accuracy"] == 1.0
     for name in ("caption_accuracy", "shuffled_caption_accuracy", "colour", "shape", "position"):
         assert 0.0 <= scores[name] <= 1.0
-    assert Image.open(tmp_path / "grid.png").size[0] > 300
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.size[0] > 300
     for bar in ("autoencoder:", "diffusion:", "sample:"):
         assert bar in done.stderr
 
