@@ -42,10 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except UserError as error:
         return _fail(str(error))
+    except BrokenPipeError:  # `ldm-jax info … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a folder that cannot be made, a full disk
-        if isinstance(error, BrokenPipeError):  # `ldm-jax info … | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         return _fail(str(error))
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted", status=130)

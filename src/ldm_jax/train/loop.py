@@ -16,7 +16,6 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ldm_jax.core.checks import UserError
 from ldm_jax.core.rng import Purpose, step_key
 from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
@@ -29,7 +28,6 @@ from ldm_jax.train.checkpoint import (
     Checkpoints,
     check_same_run,
     has_begun,
-    has_frozen,
     read_config,
     restore_frozen,
     save_frozen,
@@ -69,41 +67,32 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     def init() -> TrainState:
         return init_state(task, optimizers, step_key(config.seed, 0, Purpose.PARAMS), spec)
 
-    with jax.set_mesh(mesh):
-        stream = assemble.build_stream(config, source, task, tokenizer)
-        with workdir_lock(workdir):
-            begun = has_begun(workdir)
-            if begun:
-                _check_begun(config, workdir)
-            else:
-                write_config(workdir, config)
-            frozen = _frozen(config, workdir, task, mesh, source, tokenizer)
-            abstract = jax.eval_shape(init)
-            checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
-            state = _restore_or_init(config, mesh, checkpoints, stream, abstract, init)
-            if begun:
-                write_config(workdir, config)  # only now is it known to fit what was trained
-            train_step = make_train_step(
-                task,
-                optimizers,
-                seed=config.seed,
-                accumulation=config.train.accumulation,
-                max_ema_decay=config.train.ema_decay,
-            )
-            step_fn = compile_train_step(train_step, mesh, abstract, frozen)
-            grid = make_grid(config, task, source, tokenizer, mesh)
-            state = _run(
-                config,
-                workdir,
-                mesh,
-                state,
-                frozen,
-                stream,
-                step_fn,
-                checkpoints,
-                learning_rate,
-                grid,
-            )
+    stream = assemble.build_stream(config, source, task, tokenizer)
+    with jax.set_mesh(mesh), workdir_lock(workdir):
+        begun = has_begun(workdir)
+        if begun:
+            _check_begun(config, workdir)
+            frozen = _restore_frozen(config, workdir, task, mesh)
+        else:
+            write_config(workdir, config)
+            frozen = _prepare_frozen(config, workdir, task, mesh, source, tokenizer)
+        abstract = jax.eval_shape(init)
+        checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+        state = _restore_or_init(config, mesh, checkpoints, stream, abstract, init)
+        if begun:
+            write_config(workdir, config)  # only now is it known to fit what was trained
+        train_step = make_train_step(
+            task,
+            optimizers,
+            seed=config.seed,
+            accumulation=config.train.accumulation,
+            max_ema_decay=config.train.ema_decay,
+        )
+        step_fn = compile_train_step(train_step, mesh, abstract, frozen)
+        grid = make_grid(config, task, source, tokenizer, mesh)
+        state = _run(
+            config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, grid
+        )
     if tokenizer is not None and tokenizer.truncated:
         logging.warning(
             "a caption was cut to %d tokens %d times", tokenizer.length, tokenizer.truncated
@@ -115,18 +104,12 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
 
 
 def _check_begun(config: ConfigDict, workdir) -> None:
-    """Says what will be ignored of a run that goes on, and stops if its pieces are missing."""
+    """Refuses another run's configuration, and says what of this one will not be read."""
     check_same_run(workdir, config)
-    old = read_config(workdir)
     first_stage = config.task.get("first_stage")
     if first_stage is None:
         return
-    if not has_frozen(workdir):
-        raise UserError(
-            f"{workdir}: its first stage, the folder frozen, is gone. Legal: put it back, or train "
-            "in a new --workdir."
-        )
-    origin = old.task.get("first_stage", {}).get("workdir")
+    origin = read_config(workdir).task.first_stage.get("workdir")
     if first_stage.get("workdir") not in (None, origin):
         logging.warning(
             "config.task.first_stage.workdir=%s is not read: this run keeps its own copy of the "
@@ -138,18 +121,22 @@ def _check_begun(config: ConfigDict, workdir) -> None:
         first_stage.workdir = origin
 
 
-def _frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh, source, tokenizer) -> PyTree:
+def _prepare_frozen(
+    config: ConfigDict, workdir, task: Task, mesh: Mesh, source, tokenizer
+) -> PyTree:
     if not isinstance(task, LatentDiffusionTask):
         return {}
+    # Every process measures the same whole batches, so all find the same numbers.
+    stream = assemble.build_stream(config, source, task, tokenizer, whole=True)
+    frozen = prepare_frozen(config, task, stream, mesh)
+    frozen = jax.device_put(frozen, shardings(mesh, frozen))
+    save_frozen(workdir, frozen)
+    return frozen
+
+
+def _restore_frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh) -> PyTree:
     abstract = abstract_frozen(task, config.data.image_size, config.data.get("channels", 3))
-    if not has_frozen(workdir):
-        # Every process measures the same whole batches, so all find the same numbers.
-        stream = assemble.build_stream(config, source, task, tokenizer, whole=True)
-        frozen = prepare_frozen(config, task, stream, mesh)
-        frozen = jax.device_put(frozen, shardings(mesh, frozen))
-        save_frozen(workdir, frozen)
-        return frozen
-    return restore_frozen(workdir, placed(mesh, abstract))
+    return restore_frozen(workdir, placed(mesh, abstract)) if abstract else {}
 
 
 def _restore_or_init(

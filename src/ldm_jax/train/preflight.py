@@ -62,18 +62,17 @@ def check_config(config: ConfigDict) -> Any:
     _check_ranges(config)
     if isinstance(task, LatentDiffusionTask):
         assemble.build_sample_settings(config, task)
-        if config.data.get("channels", 3) != task.first_stage.model.image_channels:
-            _raise_channels(config, task.first_stage.model)
-    elif config.data.get("channels", 3) != task.model.image_channels:
-        _raise_channels(config, task.model)
+    _check_channels(config.data.get("channels", 3), task)
     return task
 
 
-def _raise_channels(config: ConfigDict, model: Any) -> None:
-    raise UserError(
-        f"config.data.channels={config.data.get('channels', 3)}, but the first stage has "
-        f"image_channels={model.image_channels}. Legal: {model.image_channels}."
-    )
+def _check_channels(channels: int, task: Any) -> None:
+    model = task.first_stage.model if isinstance(task, LatentDiffusionTask) else task.model
+    if channels != model.image_channels:
+        raise UserError(
+            f"config.data.channels={channels}, but the first stage has "
+            f"image_channels={model.image_channels}. Legal: {model.image_channels}."
+        )
 
 
 def _check_ranges(config: ConfigDict) -> None:
