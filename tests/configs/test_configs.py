@@ -1,4 +1,8 @@
-"""Every file in configs/ loads, builds its models at full size and traces a train step."""
+"""Every file in configs/ loads, builds its models at full size and traces a train step.
+
+The published models are large: they are built in `test_published.py`, and traced by `make
+test-slow`.
+"""
 
 import ast
 from pathlib import Path
@@ -14,15 +18,21 @@ from ldm_jax.train.step import init_state, make_train_step
 
 FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(path for path in FOLDER.rglob("*.py") if "def get_config(" in path.read_text())
+PUBLISHED = [path for path in CONFIGS if path.parent.name == "published"]
+OURS = [path for path in CONFIGS if path not in PUBLISHED]
 
-each_config = pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+
+def each(paths):
+    return pytest.mark.parametrize("path", paths, ids=[path.stem for path in paths])
 
 
 def test_there_are_configs():
-    assert {path.stem for path in CONFIGS} >= {"shapes_autoencoder", "shapes_text"}
+    assert {path.stem for path in OURS} >= {"shapes_autoencoder", "shapes_text"}
+    # Configs import their neighbours by name, whatever folder they are in.
+    assert len({path.stem for path in CONFIGS}) == len(CONFIGS)
 
 
-@each_config
+@each(CONFIGS)
 def test_a_config_is_locked_documented_and_fits_the_command_line(path):
     config = load_config(str(path))
     assert config.is_locked
@@ -30,10 +40,10 @@ def test_a_config_is_locked_documented_and_fits_the_command_line(path):
         config.train.no_such_field = 1
     docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
     words = " ".join(docstring.replace("\\", " ").split())
-    assert f"ldm-jax train --config configs/{path.name} --workdir runs/" in words
+    assert f"ldm-jax train --config configs/{path.relative_to(FOLDER)} --workdir runs/" in words
 
 
-@each_config
+@each(OURS)
 def test_a_config_builds_and_is_described_without_memory(path):
     config = load_config(str(path))
     before = sum(x.nbytes for x in jax.live_arrays())
@@ -50,8 +60,18 @@ def test_a_config_builds_and_is_described_without_memory(path):
     assert table.count("\n") > 10
 
 
-@each_config
+@each(OURS)
 def test_a_config_traces_one_full_train_step(path):
+    trace_train_step(path)
+
+
+@pytest.mark.slow
+@each(PUBLISHED)
+def test_a_published_config_traces_one_full_train_step(path):
+    trace_train_step(path)
+
+
+def trace_train_step(path):
     config = load_config(str(path))
     task = assemble.build_task(config)
     spec = assemble.batch_spec(config, task, config.train.batch_size)

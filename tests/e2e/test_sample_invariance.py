@@ -18,7 +18,7 @@ from ldm_jax.parallel.sharding import batch_sharding, put_batch, shardings
 from ldm_jax.samplers.base import image_keys, initial_noise
 from ldm_jax.samplers.ddim import ddim
 from ldm_jax.tasks.base import to_uint8_images
-from ldm_jax.tasks.first_stage import FirstStage, FrozenFirstStage, fixed_scale
+from ldm_jax.tasks.first_stage import FirstStage, Frozen, fixed_scale
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import sampling
 from ldm_jax.train.assemble import SampleSettings
@@ -69,7 +69,7 @@ def weights():
             jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 8, 8, 4))
         )
     )
-    return fill(params), FrozenFirstStage(fill(frozen["params"]), fixed_scale(4, 0.5))
+    return fill(params), Frozen(fill(frozen["params"]), fixed_scale(4, 0.5))
 
 
 @functools.cache

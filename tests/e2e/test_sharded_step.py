@@ -18,7 +18,7 @@ from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.parallel.sharding import batch_sharding, gather_weights, put_batch, shardings
 from ldm_jax.tasks.autoencoder import AutoencoderTask
 from ldm_jax.tasks.base import LossOutput
-from ldm_jax.tasks.first_stage import FirstStage, FrozenFirstStage, fixed_scale
+from ldm_jax.tasks.first_stage import FirstStage, Frozen, fixed_scale
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import step as step_module
 from ldm_jax.train.optim import make_optimizer
@@ -98,7 +98,7 @@ def frozen_first_stage():
             jax.random.key(0), jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 8, 8, 4))
         )
     )
-    return FrozenFirstStage(filled(shapes["params"]), fixed_scale(4, 0.5))
+    return Frozen(filled(shapes["params"]), fixed_scale(4, 0.5))
 
 
 class Run(NamedTuple):

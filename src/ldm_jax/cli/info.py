@@ -40,7 +40,11 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def describe(config) -> tuple[dict[str, Any], str]:
-    """Returns facts about a config, and its parameter table as text; allocates no parameters."""
+    """Returns facts about a config, and its parameter table as text; allocates no parameters.
+
+    `parameters` and the table are of the task's networks, trained or frozen; the first stage of a
+    diffusion model is counted apart, as `first_stage_parameters`.
+    """
     import jax
     from clu import parameter_overview
 
@@ -55,14 +59,18 @@ def describe(config) -> tuple[dict[str, Any], str]:
     size, channels = config.data.image_size, config.data.get("channels", 3)
     frozen = abstract_frozen(task, size, channels)
     stage = task.first_stage if isinstance(task, LatentDiffusionTask) else task.model
+    networks = dict(params)
+    if frozen and frozen.conditioner is not None:
+        networks["conditioner"] = frozen.conditioner
     _, rule = assemble.effective_learning_rate(config)
     _, schedule = assemble.build_optimizers(config, task)
     unit = assemble.size_multiple(task)
     facts = {
         "task": config.task.name,
-        "parameters": {name: _count(tree) for name, tree in params.items()},
+        "parameters": {name: _count(tree) for name, tree in networks.items()},
+        "first_stage_parameters": _count(frozen.params if frozen else params),
         "trained_parameters": _count(params),
-        "frozen_parameters": _count(frozen.params) if frozen else 0,
+        "frozen_parameters": _count((frozen.params, frozen.conditioner)) if frozen else 0,
         "image_size": [size, size, channels],
         "latent_shape": list(stage.latent_shape(size, size)),
         "legal_image_sizes": f"multiples of {unit} pixels",
@@ -71,7 +79,7 @@ def describe(config) -> tuple[dict[str, Any], str]:
         "effective_learning_rate": _highest(schedule, config.train.steps),
         "learning_rate_rule": rule,
     }
-    return facts, parameter_overview.get_parameter_overview(params, include_stats=False)
+    return facts, parameter_overview.get_parameter_overview(networks, include_stats=False)
 
 
 def _highest(schedule: Callable[[Any], Any], steps: int) -> float:

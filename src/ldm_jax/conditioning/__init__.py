@@ -2,21 +2,30 @@
 
 from ldm_jax.conditioning.base import Conditioner, Conditioning, drop
 from ldm_jax.conditioning.class_label import ClassLabel
+from ldm_jax.conditioning.clip_text import ClipText
+from ldm_jax.conditioning.identity import Identity
 from ldm_jax.conditioning.none import NoConditioning
+from ldm_jax.conditioning.spatial_rescaler import SpatialRescaler
 from ldm_jax.conditioning.text_transformer import TextTransformer
 
 CONDITIONERS = {
     "none": NoConditioning,
     "class_label": ClassLabel,
     "text_transformer": TextTransformer,
+    "clip_text": ClipText,
+    "spatial_rescaler": SpatialRescaler,
+    "identity": Identity,
 }
 
 __all__ = [
     "CONDITIONERS",
     "ClassLabel",
+    "ClipText",
     "Conditioner",
     "Conditioning",
+    "Identity",
     "NoConditioning",
+    "SpatialRescaler",
     "TextTransformer",
     "drop",
 ]

@@ -17,10 +17,18 @@ class Conditioner(nn.Module):
     https://arxiv.org/abs/2207.12598).
     """
 
+    def input_shapes(self, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Returns shape and type of one example of every entry of the batch that it reads.
+
+        Args:
+          image_size: edge of the square images that belong to the examples, in pixels.
+        """
+        raise NotImplementedError
+
     @property
     def inputs(self) -> tuple[str, ...]:
         """The keys of the batch that `__call__` reads."""
-        raise NotImplementedError
+        return tuple(self.input_shapes(image_size=1))
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Conditioning:
         """Returns the conditioning of a batch; dropout draws from the 'dropout' stream."""

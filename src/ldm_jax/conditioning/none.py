@@ -1,5 +1,7 @@
 """No conditioning."""
 
+import jax
+
 from ldm_jax.conditioning.base import Conditioner
 from ldm_jax.core.types import Batch, Conditioning
 
@@ -7,10 +9,9 @@ from ldm_jax.core.types import Batch, Conditioning
 class NoConditioning(Conditioner):
     """Returns an empty conditioning, for unconditional models."""
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
+    def input_shapes(self, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Reads nothing."""
-        return ()
+        return {}
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Conditioning:
         """Returns the empty conditioning, whatever the batch holds."""

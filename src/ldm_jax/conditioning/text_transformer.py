@@ -20,8 +20,7 @@ class TextTransformer(Conditioner):
 
     The reference's `BERTEmbedder` (paper, section 4.3.1 and Table 17): a pre-norm transformer
     encoder with learned absolute positions and a final layer norm. Attention is unmasked, so
-    padding tokens are attended to. Differs from the reference: the output layer over the
-    vocabulary, which it trains but never uses, is left out.
+    padding tokens are attended to.
 
     Attributes:
       vocab_size: number of tokens; 30522 for bert-base-uncased.
@@ -37,6 +36,10 @@ class TextTransformer(Conditioner):
       pooled_dim: width of a normalised and projected mean over the tokens, which the U-Net adds
         to its timestep embedding (4 times its `channels`), so that the caption also reaches
         blocks without attention; 0, as in the reference, for tokens alone.
+      unused_logits: keep an output layer over the vocabulary that nothing reads. The reference
+        has one, in its checkpoints and in its parameter counts. Differs from the reference: left
+        out by default, because weight decay is all that ever moves it.
+      key: the entry of the batch that holds the tokens: captions, or the boxes of a layout.
       attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
       dtype: type of the computation and of the result.
       param_dtype: type of the parameters.
@@ -52,6 +55,8 @@ class TextTransformer(Conditioner):
     dropout: float = 0.0
     embedding_std: float = 0.02
     pooled_dim: int = 0
+    unused_logits: bool = False
+    key: str = "tokens"
     attention_impl: str = "xla"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -67,15 +72,14 @@ class TextTransformer(Conditioner):
             )
         super().__post_init__()
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
+    def input_shapes(self, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Reads the tokens."""
-        return ("tokens",)
+        return {self.key: jax.ShapeDtypeStruct((self.length,), jnp.int32)}
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Conditioning:
-        """Encodes batch['tokens'], [b, length] int32 in 0 .. vocab_size - 1."""
-        tokens = batch["tokens"]
-        check_shape("batch['tokens']", tokens.shape, (None, self.length))
+        """Encodes batch[key], [b, length] int32 in 0 .. vocab_size - 1."""
+        tokens = batch[self.key]
+        check_shape(f"batch['{self.key}']", tokens.shape, (None, self.length))
         return self.encode(tokens, deterministic)
 
     def null(self, batch_size: int) -> Conditioning:
@@ -104,6 +108,8 @@ class TextTransformer(Conditioner):
             )
             x = shard_batch(layer(x))
         x = layer_norm(name="norm_out", **types)(x)
+        if self.unused_logits:
+            Dense(self.vocab_size, name="to_logits", **types)(x)
         if not self.pooled_dim:
             return Conditioning(context=x)
         # The mean of n unlike tokens shrinks as 1/sqrt(n); normalised, it is as loud as one token.

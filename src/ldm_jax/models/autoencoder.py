@@ -1,6 +1,6 @@
-"""The KL-regularised first stage."""
+"""First stages: what the three kinds share, and the KL-regularised one."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,11 +13,10 @@ from ldm_jax.nn.attention import check_attention
 from ldm_jax.nn.linear import Conv
 
 
-class Autoencoder(nn.Module):
-    """Maps images to Gaussian posteriors of latents, and latents to images.
+class ConvolutionalFirstStage(nn.Module):
+    """Encoder, decoder and the 1x1 convolutions between them and the latent.
 
-    Paper, section 3.1 and appendix G (KL-reg.). The published kl-f8 is
-    `Autoencoder(channel_mult=(1, 2, 4, 4), z_channels=4, embed_dim=4)`.
+    Paper, appendix G and Table 8. Subclasses say how the latent is regularised.
 
     Attributes:
       image_channels: of the images and of the reconstructions.
@@ -33,7 +32,7 @@ class Autoencoder(nn.Module):
       num_groups: of the group normalisations; must divide every width.
       dropout: rate in the residual blocks; randomness from the 'dropout' stream.
       attention_impl: 'xla' or 'cudnn'.
-      dtype: type of the computation; moments and reconstructions are float32.
+      dtype: type of the computation; latents and reconstructions are float32.
       param_dtype: type of the parameters.
     """
 
@@ -50,6 +49,9 @@ class Autoencoder(nn.Module):
     attention_impl: str = "xla"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
+
+    # Numbers that the encoder gives for each channel of the latent.
+    moments: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         for field in ("channels", "z_channels", "embed_dim", "image_channels"):
@@ -76,9 +78,9 @@ class Autoencoder(nn.Module):
             "dropout": self.dropout,
             "attention_impl": self.attention_impl,
         }
-        self.encoder = Encoder(2 * self.z_channels, **shared, **types)
+        self.encoder = Encoder(self.moments * self.z_channels, **shared, **types)
         self.decoder = Decoder(self.image_channels, **shared, **types)
-        self.quant_conv = Conv(2 * self.embed_dim, kernel_size=1, **types)
+        self.quant_conv = Conv(self.moments * self.embed_dim, kernel_size=1, **types)
         self.post_quant_conv = Conv(self.z_channels, kernel_size=1, **types)
 
     @property
@@ -105,6 +107,36 @@ class Autoencoder(nn.Module):
             )
         return height // f, width // f, self.embed_dim
 
+    def encode_moments(self, x: Array, deterministic: bool) -> Array:
+        """Returns what the encoder says of the latent, [b, H/f, W/f, moments * embed_dim].
+
+        Raises:
+          UserError: for another number of channels, or sides that f does not divide.
+        """
+        check_shape("images", x.shape, (None, None, None, self.image_channels))
+        self.latent_shape(x.shape[1], x.shape[2])
+        return self.quant_conv(self.encoder(x, deterministic))
+
+    def decode_latent(self, z: Array, deterministic: bool) -> Array:
+        """Returns images from latents as the decoder takes them; see `decode`.
+
+        Raises:
+          UserError: for another number of channels.
+        """
+        check_shape("latents", z.shape, (None, None, None, self.embed_dim))
+        return self.decoder(self.post_quant_conv(z), deterministic).astype(jnp.float32)
+
+
+class Autoencoder(ConvolutionalFirstStage):
+    """Maps images to Gaussian posteriors of latents, and latents to images.
+
+    Paper, section 3.1 and appendix G (KL-reg.). The published kl-f8 is
+    `Autoencoder(channel_mult=(1, 2, 4, 4), z_channels=4, embed_dim=4)`. Attributes as in
+    `ConvolutionalFirstStage`.
+    """
+
+    moments: ClassVar[int] = 2
+
     def encode(self, x: Array, *, deterministic: bool = True) -> DiagonalGaussian:
         """Returns the posterior over latents, [b, H/f, W/f, embed_dim], float32.
 
@@ -115,10 +147,7 @@ class Autoencoder(nn.Module):
         Raises:
           UserError: for another number of channels, or sides that f does not divide.
         """
-        check_shape("images", x.shape, (None, None, None, self.image_channels))
-        self.latent_shape(x.shape[1], x.shape[2])
-        moments = self.quant_conv(self.encoder(x, deterministic))
-        return DiagonalGaussian.from_moments(moments)
+        return DiagonalGaussian.from_moments(self.encode_moments(x, deterministic))
 
     def decode(self, z: Array, *, deterministic: bool = True) -> Array:
         """Returns images, [b, f h, f w, image_channels] float32, not clipped to [-1, 1].
@@ -130,8 +159,7 @@ class Autoencoder(nn.Module):
         Raises:
           UserError: for another number of channels.
         """
-        check_shape("latents", z.shape, (None, None, None, self.embed_dim))
-        return self.decoder(self.post_quant_conv(z), deterministic).astype(jnp.float32)
+        return self.decode_latent(z, deterministic)
 
     def __call__(
         self, x: Array, eps: Array, *, deterministic: bool = True

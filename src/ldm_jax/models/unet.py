@@ -39,6 +39,9 @@ class UNet(nn.Module):
         `attention_factors`, and one head in the middle when neither is given.
       transformer_depth: number of blocks in each spatial transformer, which attends to the
         context; 0 for plain self-attention, with which a context is an error.
+      linear_projections: the spatial transformers' projections are linear layers where other
+        projects keep them, as in Stable Diffusion 2, rather than 1x1 convolutions. The same
+        numbers in another shape: it is read by exports alone.
       scale_shift_norm: the embedding scales and shifts the second norm of a residual block.
       resblock_updown: residual blocks change the resolution instead of convolutions.
       dropout: rate in the residual blocks; randomness from the 'dropout' stream.
@@ -59,6 +62,7 @@ class UNet(nn.Module):
     num_heads: int | None = None
     num_head_channels: int | None = None
     transformer_depth: int = 0
+    linear_projections: bool = False
     scale_shift_norm: bool = False
     resblock_updown: bool = False
     dropout: float = 0.0
@@ -91,7 +95,7 @@ class UNet(nn.Module):
             check_divides("num_head_channels", self.num_head_channels, where, width)
         if self.num_heads is not None:
             check_divides("num_heads", self.num_heads, where, width)
-        check_attention(self.attention_impl, self.dtype, width // self._heads(width))
+        check_attention(self.attention_impl, self.dtype, width // self.heads(width))
 
     @property
     def size_multiple(self) -> int:
@@ -132,7 +136,7 @@ class UNet(nn.Module):
             return shard_batch(block(x, emb, deterministic))
 
         def attend(name: str, x: Array) -> Array:
-            block = attention_block(self._heads(x.shape[-1]), name=name)
+            block = attention_block(self.heads(x.shape[-1]), name=name)
             return shard_batch(block(x, context) if self.transformer_depth else block(x))
 
         x = z_t
@@ -246,7 +250,8 @@ class UNet(nn.Module):
     def _types(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
-    def _heads(self, width: int) -> int:
+    def heads(self, width: int) -> int:
+        """Returns the number of heads of an attention block of that width."""
         if self.num_head_channels is not None:
             return width // self.num_head_channels
         return self.num_heads or 1

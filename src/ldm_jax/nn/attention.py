@@ -32,21 +32,22 @@ def check_attention(attention_impl: str, dtype: Any, head_dim: int) -> None:
         )
 
 
-def attend(q: Array, k: Array, v: Array, attention_impl: str) -> Array:
+def attend(q: Array, k: Array, v: Array, attention_impl: str, causal: bool = False) -> Array:
     """Returns softmax(q k^T / sqrt(d)) v per head, [b, n, heads, d].
 
-    Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 1; unmasked. The logits and
-    the softmax are float32 also for half-precision inputs. This is the one place that chooses
-    an attention kernel.
+    Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 1. The logits and the softmax
+    are float32 also for half-precision inputs. This is the one place that chooses an attention
+    kernel.
 
     Args:
       q: [b, n, heads, d] queries.
       k: [b, m, heads, d] keys.
       v: [b, m, heads, d] values.
       attention_impl: 'xla', or 'cudnn' (flash attention; NVIDIA GPUs, half precision).
+      causal: query i sees the keys 0 .. i only; otherwise all of them.
     """
     implementation = cast(Literal["xla", "cudnn"], attention_impl)
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
 
 
 class Attention(nn.Module):
@@ -57,6 +58,7 @@ class Attention(nn.Module):
       head_dim: d; the inner width is h d, whatever c is, heads contiguous.
       qkv_bias: biases of `to_q`, `to_k` and `to_v`; `to_out` always has one.
       zero_init: `to_out` starts at zero.
+      causal: see `attend`.
       attention_impl: see `attend`.
       dtype: type of the computation and of the result; the softmax is float32.
       param_dtype: type of the parameters.
@@ -66,6 +68,7 @@ class Attention(nn.Module):
     head_dim: int
     qkv_bias: bool = False
     zero_init: bool = False
+    causal: bool = False
     attention_impl: str = "xla"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
@@ -86,7 +89,7 @@ class Attention(nn.Module):
             return y.reshape(*y.shape[:2], self.num_heads, self.head_dim)
 
         q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
-        y = attend(q, k, v, self.attention_impl).reshape(*x.shape[:2], -1)
+        y = attend(q, k, v, self.attention_impl, self.causal).reshape(*x.shape[:2], -1)
         return Dense(x.shape[-1], zero_init=self.zero_init, name="to_out", **types)(y)
 
 
@@ -142,12 +145,32 @@ class GEGLU(nn.Module):
         width = x.shape[-1]
         value = Dense(4 * width, name="value", **types)(x)
         gate = Dense(4 * width, name="gate", **types)(x)
-        return Dense(width, name="out", **types)(value * nn.gelu(gate, approximate=False))
+        return Dense(width, name="out", **types)(value * gelu(gate))
+
+
+def gelu(x: Array) -> Array:
+    """Returns x Phi(x) with the normal distribution's exact Phi (erf), shaped like `x`."""
+    return nn.gelu(x, approximate=False)
+
+
+def quick_gelu(x: Array) -> Array:
+    """Returns x sigmoid(1.702 x), the approximation that OpenAI's CLIP was trained with."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 
 
 class FeedForward(nn.Module):
-    """Returns out(gelu(hidden(x))) with hidden width 4c and exact GELU, [..., c] -> [..., c]."""
+    """Returns out(activation(hidden(x))) with hidden width 4c, [..., c] -> [..., c].
 
+    Attributes:
+      activation: 'gelu' (exact) or 'quick_gelu'.
+      dtype: type of the computation and of the result.
+      param_dtype: type of the parameters.
+    """
+
+    activation: str = "gelu"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -156,7 +179,7 @@ class FeedForward(nn.Module):
         """Maps the last axis."""
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         h = Dense(4 * x.shape[-1], name="hidden", **types)(x)
-        return Dense(x.shape[-1], name="out", **types)(nn.gelu(h, approximate=False))
+        return Dense(x.shape[-1], name="out", **types)(ACTIVATIONS[self.activation](h))
 
 
 class TransformerBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Training of the KL-regularised first stage on pixels: L1 + L2 + KL."""
+"""Training of a first stage on pixels: L1 + L2 + the regularisation of its latent."""
 
 import dataclasses
 from typing import Any, cast
@@ -7,16 +7,17 @@ import jax.numpy as jnp
 
 from ldm_jax.core.rng import Purpose, StepKeys, normal
 from ldm_jax.core.types import Array, Batch, PyTree
-from ldm_jax.models.autoencoder import Autoencoder
 from ldm_jax.models.posterior import DiagonalGaussian
+from ldm_jax.models.vq_autoencoder import Code
 from ldm_jax.tasks.base import LossOutput, to_float_images
 
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderTask:
-    """Reconstruction through a Gaussian latent.
+    """Reconstruction through a Gaussian or a quantised latent.
 
-    loss = l1_weight · mean|x - x̂| + l2_weight · mean(x - x̂)² + kl_weight · KL / (H·W·C)
+    loss = l1_weight · mean|x - x̂| + l2_weight · mean(x - x̂)² + regularisation, which is
+    kl_weight · KL / (H·W·C), or codebook_weight · codebook loss (van den Oord et al. 2017, eq. 3).
 
     The paper (appendix G) sums errors and KL over an image; dividing both by H·W·C keeps their
     balance, so `kl_weight` means what it means in the reference (about 1e-6).
@@ -24,13 +25,16 @@ class AutoencoderTask:
     Attributes:
       model: the autoencoder.
       image_size: pixels of the square training images.
+      codebook_beta: weight of the commitment term within the codebook loss.
     """
 
-    model: Autoencoder
+    model: Any
     image_size: int
     l1_weight: float = 1.0
     l2_weight: float = 1.0
     kl_weight: float = 1e-6
+    codebook_weight: float = 1.0
+    codebook_beta: float = 0.25
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -52,12 +56,12 @@ class AutoencoderTask:
         batch: Batch,
         keys: StepKeys,
     ) -> LossOutput:
-        """Returns the reconstruction loss with latents sampled from the posterior."""
+        """Returns the reconstruction loss; Gaussian latents are sampled from the posterior."""
         del group, frozen
         x = to_float_images(batch["image"])
         eps = normal(keys(Purpose.POSTERIOR), self.model.latent_shape(*x.shape[1:3]))
         reconstruction, posterior = cast(
-            tuple[Array, DiagonalGaussian],
+            tuple[Array, DiagonalGaussian | Code],
             self.model.apply(
                 {"params": params["autoencoder"]},
                 x,
@@ -68,14 +72,19 @@ class AutoencoderTask:
         )
         error = reconstruction - x
         l1, l2 = jnp.mean(jnp.abs(error)), jnp.mean(jnp.square(error))
-        kl = jnp.mean(posterior.kl()) / x[0].size
-        loss = self.l1_weight * l1 + self.l2_weight * l2 + self.kl_weight * kl
-        metrics = {"l1": l1, "l2": l2, "kl": kl, "psnr": 10 * jnp.log10(4.0 / l2)}
+        if isinstance(posterior, Code):
+            name, penalty = "codebook", posterior.codebook_loss(self.codebook_beta)
+            weight = self.codebook_weight
+        else:
+            name, penalty = "kl", jnp.mean(posterior.kl()) / x[0].size
+            weight = self.kl_weight
+        loss = self.l1_weight * l1 + self.l2_weight * l2 + weight * penalty
+        metrics = {"l1": l1, "l2": l2, name: penalty, "psnr": 10 * jnp.log10(4.0 / l2)}
         return LossOutput(loss, metrics, mutable)
 
     def reconstruct(self, params: PyTree, batch: Batch) -> Array:
         """Returns reconstructions from the posterior mode, [b, H, W, C] in [-1, 1]."""
         variables = {"params": params["autoencoder"]}
         x = to_float_images(batch["image"])
-        posterior = cast(DiagonalGaussian, self.model.apply(variables, x, method="encode"))
+        posterior = cast(DiagonalGaussian | Code, self.model.apply(variables, x, method="encode"))
         return cast(Array, self.model.apply(variables, posterior.mode(), method="decode"))

@@ -1,4 +1,4 @@
-"""The frozen first stage, as two pure functions between pixels and scaled latents."""
+"""What a diffusion model trains against: its first stage, between pixels and scaled latents."""
 
 import dataclasses
 from typing import Any
@@ -24,11 +24,18 @@ class LatentScale:
 
 
 @flax.struct.dataclass
-class FrozenFirstStage:
-    """Parameters that the diffusion model trains against and never changes."""
+class Frozen:
+    """Parameters that the diffusion model trains against and never changes.
+
+    Attributes:
+      params: of the first stage.
+      latent_scale: what its latents are multiplied by.
+      conditioner: parameters of a conditioner that is not trained; None for one that is.
+    """
 
     params: PyTree
     latent_scale: LatentScale
+    conditioner: PyTree = None
 
 
 def fixed_scale(channels: int, factor: float) -> LatentScale:
@@ -49,15 +56,15 @@ class FirstStage:
     def encode_unscaled(self, params: PyTree, images: Array, keys: Array) -> Array:
         """Returns posterior samples [b, h, w, c] of images in [-1, 1]; `keys` [b] draw noise."""
         posterior = self.model.apply({"params": params}, images, method="encode")
-        return posterior.sample(normal(keys, posterior.mean.shape[1:]))
+        return posterior.sample(normal(keys, self.latent_shape(*images.shape[1:3])))
 
-    def encode(self, frozen: FrozenFirstStage, images: Array, keys: Array) -> Array:
+    def encode(self, frozen: Frozen, images: Array, keys: Array) -> Array:
         """Returns scaled latents [b, h, w, c]: a sample, not the mode, as in the reference."""
         latents = self.encode_unscaled(frozen.params, images, keys)
         shift, scale = frozen.latent_scale.shift, frozen.latent_scale.scale
         return (latents - shift[None, None, None, :]) * scale[None, None, None, :]
 
-    def decode(self, frozen: FrozenFirstStage, z: Array) -> Array:
+    def decode(self, frozen: Frozen, z: Array) -> Array:
         """Returns images [b, H, W, C], about [-1, 1], from scaled latents."""
         shift, scale = frozen.latent_scale.shift, frozen.latent_scale.scale
         latents = z / scale[None, None, None, :] + shift[None, None, None, :]

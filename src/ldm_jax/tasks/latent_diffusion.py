@@ -24,7 +24,7 @@ from ldm_jax.diffusion.spacing import Steps
 from ldm_jax.samplers.base import Sampler, image_keys, initial_noise, sample
 from ldm_jax.samplers.guidance import classifier_free
 from ldm_jax.tasks.base import LossOutput, to_float_images
-from ldm_jax.tasks.first_stage import FirstStage, FrozenFirstStage
+from ldm_jax.tasks.first_stage import FirstStage, Frozen
 
 Denoise = Callable[[Array, Array, Conditioning | None], Prediction]
 
@@ -37,13 +37,15 @@ class LatentDiffusionTask:
 
     Attributes:
       model: the denoising network, `(z_t, t, conditioning) -> [b, h, w, c]`.
-      conditioner: tau_theta, trained jointly.
+      conditioner: tau_theta.
       first_stage: encodes and decodes; its parameters are in `frozen`.
       schedule: noise levels.
       weights: [T] float32, loss weight per timestep.
       image_size: pixels of the square training images.
       parameterization: what the network predicts: 'eps', 'x0' or 'v'.
       loss_name: 'l1' or 'l2'.
+      train_conditioner: the conditioner is trained along with the network; otherwise its
+        parameters are in `frozen`, as those of Stable Diffusion's text encoder are.
       condition_drop_rate: share of examples trained with the null condition, for
         classifier-free guidance (Ho & Salimans 2022).
     """
@@ -56,6 +58,7 @@ class LatentDiffusionTask:
     image_size: int
     parameterization: str = "eps"
     loss_name: str = "l2"
+    train_conditioner: bool = True
     condition_drop_rate: float = 0.1
 
     def __post_init__(self):
@@ -68,24 +71,37 @@ class LatentDiffusionTask:
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
-        """One loss trains the network and the conditioner together."""
-        return {"diffusion": ("unet", "conditioner")}
+        """One loss trains the network, and the conditioner with it unless that is frozen."""
+        return {"diffusion": ("unet", "conditioner") if self.train_conditioner else ("unet",)}
 
     def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]:
-        """Returns fresh parameters `{'unet', 'conditioner'}` and no mutable collections."""
+        """Returns fresh parameters `{'unet', 'conditioner'}` and no mutable collections.
+
+        A frozen conditioner is not among them.
+        """
         unet_key, conditioner_key = jax.random.split(key)
-        one = {name: jnp.zeros((1, *x.shape[1:]), x.dtype) for name, x in batch.items()}
-        conditioning, variables = self.conditioner.init_with_output(conditioner_key, one)
+        conditioning, conditioner = self._init_conditioner(conditioner_key)
         z = jnp.zeros((1, *self.first_stage.latent_shape(self.image_size, self.image_size)))
-        unet = self.model.init(unet_key, z, jnp.zeros((1,)), conditioning)
-        return {"unet": unet["params"], "conditioner": variables.get("params", {})}, {}
+        unet = self.model.init(unet_key, z, jnp.zeros((1,)), conditioning)["params"]
+        trained = {"unet": unet, "conditioner": conditioner}
+        return {name: trained[name] for name in self.groups["diffusion"]}, {}
+
+    def init_conditioner(self, key: Array) -> PyTree:
+        """Returns fresh parameters of the conditioner, trained or frozen."""
+        return self._init_conditioner(key)[1]
+
+    def _init_conditioner(self, key: Array) -> tuple[Conditioning, PyTree]:
+        shapes = self.conditioner.input_shapes(self.image_size)
+        one = {name: jnp.zeros((1, *x.shape), x.dtype) for name, x in shapes.items()}
+        conditioning, variables = self.conditioner.init_with_output(key, one)
+        return cast(Conditioning, conditioning), variables.get("params", {})
 
     def loss(
         self,
         group: str,
         params: PyTree,
         mutable: PyTree,
-        frozen: FrozenFirstStage,
+        frozen: Frozen,
         batch: Batch,
         keys: StepKeys,
     ) -> LossOutput:
@@ -97,7 +113,7 @@ class LatentDiffusionTask:
         t = randint(keys(Purpose.TIMESTEP), 0, self.schedule.num_timesteps)
         eps = normal(keys(Purpose.NOISE), z0.shape[1:])
         z_t = q_sample(self.schedule, z0, t, eps)
-        conditioning = self._training_conditioning(params, batch, keys)
+        conditioning = self._training_conditioning(params, frozen, batch, keys)
         output = self.model.apply(
             {"params": params["unet"]},
             z_t,
@@ -111,23 +127,23 @@ class LatentDiffusionTask:
         loss = jnp.mean(self.weights[t] * per_example)
         return LossOutput(loss, {"loss_simple": jnp.mean(per_example)}, mutable)
 
-    def _training_conditioning(self, params: PyTree, batch: Batch, keys: StepKeys) -> Conditioning:
-        dropout = {"dropout": keys.shared(Purpose.DROPOUT)}
-        conditioning = self._condition(params, batch, deterministic=False, rngs=dropout)
-        if self.condition_drop_rate == 0.0:
-            return conditioning
-        null = self._null(params)
-        mask = uniform(keys(Purpose.CONDITION_DROP)) < self.condition_drop_rate
-        return drop(conditioning, null, mask)
-
-    def _condition(self, params: PyTree, batch: Batch, **kwargs: Any) -> Conditioning:
-        return cast(
-            Conditioning, self.conditioner.apply({"params": params["conditioner"]}, batch, **kwargs)
+    def _training_conditioning(
+        self, params: PyTree, frozen: Frozen, batch: Batch, keys: StepKeys
+    ) -> Conditioning:
+        variables = self._conditioner_variables(params, frozen)
+        rngs = {"dropout": keys.shared(Purpose.DROPOUT)}
+        conditioning = self.conditioner.apply(
+            variables, batch, deterministic=not self.train_conditioner, rngs=rngs
         )
+        if self.condition_drop_rate == 0.0:
+            return cast(Conditioning, conditioning)
+        null = cast(Conditioning, self.conditioner.apply(variables, 1, method="null"))
+        mask = uniform(keys(Purpose.CONDITION_DROP)) < self.condition_drop_rate
+        return drop(cast(Conditioning, conditioning), null, mask)
 
-    def _null(self, params: PyTree) -> Conditioning:
-        variables = {"params": params["conditioner"]}
-        return cast(Conditioning, self.conditioner.apply(variables, 1, method="null"))
+    def _conditioner_variables(self, params: PyTree, frozen: Frozen) -> PyTree:
+        found = params["conditioner"] if self.train_conditioner else frozen.conditioner
+        return {"params": found}
 
     def denoiser(self, params: PyTree) -> Denoise:
         """Returns `denoise(z, t, conditioning) -> Prediction` for samplers and guidance."""
@@ -141,7 +157,7 @@ class LatentDiffusionTask:
     def sample(
         self,
         params: PyTree,
-        frozen: FrozenFirstStage,
+        frozen: Frozen,
         batch: Batch,
         indices: Array,
         *,
@@ -150,12 +166,13 @@ class LatentDiffusionTask:
         steps: Steps,
         guidance_scale: Array | float = 1.0,
         image_shape: Sequence[int] | None = None,
+        z_T: Array | None = None,
     ) -> Array:
         """Returns images [b, H, W, C], about [-1, 1], one per row of the condition inputs.
 
         Args:
           params: usually the EMA of the trained parameters.
-          frozen: the first stage.
+          frozen: the first stage, and a frozen conditioner.
           batch: what the conditioner reads, [b, …] each.
           indices: [b] int32 image numbers; image k depends on (seed, k) alone.
           seed: of the sample, not of the training run.
@@ -163,10 +180,16 @@ class LatentDiffusionTask:
           steps: its table of noise levels, one row per model evaluation.
           guidance_scale: s in eps_null + s · (eps_cond - eps_null); a Python 1.0 turns it off.
           image_shape: (H, W) in pixels, by default the training size.
+          z_T: [b, h, w, c] noise to start from, instead of that of the seed.
         """
         height, width = image_shape or (self.image_size, self.image_size)
-        conditioning, null = self._condition(params, batch), self._null(params)
+        variables = self._conditioner_variables(params, frozen)
+        conditioning = cast(Conditioning, self.conditioner.apply(variables, batch))
+        null = None
+        if not (isinstance(guidance_scale, float) and guidance_scale == 1.0):
+            null = cast(Conditioning, self.conditioner.apply(variables, 1, method="null"))
         predict = classifier_free(self.denoiser(params), conditioning, null, guidance_scale)
-        z_T = initial_noise(seed, indices, self.first_stage.latent_shape(height, width))
+        if z_T is None:
+            z_T = initial_noise(seed, indices, self.first_stage.latent_shape(height, width))
         z = sample(sampler, predict, z_T, steps, image_keys(seed, indices))
         return self.first_stage.decode(frozen, z)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
@@ -124,7 +124,7 @@ def check_tokenizer(task: Task, tokenizer: Any) -> None:
     """
     if "tokens" not in condition_inputs(task) or tokenizer is None:
         return
-    conditioner = cast(LatentDiffusionTask, task).conditioner
+    conditioner: Any = cast(LatentDiffusionTask, task).conditioner
     for field in ("vocab_size", "length"):
         got, expected = getattr(conditioner, field), getattr(tokenizer, field)
         if got != expected:
@@ -158,7 +158,8 @@ def check_classes(task: Task, source: Any) -> None:
     """Raises UserError unless the conditioner's table holds every class of the source."""
     if "class" not in condition_inputs(task):
         return
-    got = cast(LatentDiffusionTask, task).conditioner.num_classes
+    conditioner: Any = cast(LatentDiffusionTask, task).conditioner
+    got = conditioner.num_classes
     names = source.class_names
     if names is not None and got < len(names):
         raise UserError(
@@ -213,21 +214,23 @@ def batch_spec(config: ConfigDict, task: Task, batch_size: int) -> dict[str, jax
     """Returns the shapes and dtypes of a batch, without touching any data."""
     data = config.data
     size, channels = data.image_size, data.get("channels", 3)
-    known = {
-        "image": jax.ShapeDtypeStruct((batch_size, size, size, channels), np.uint8),
-        "class": jax.ShapeDtypeStruct((batch_size,), np.int32),
+    example = {"image": jax.ShapeDtypeStruct((size, size, channels), jnp.uint8)}
+    if isinstance(task, LatentDiffusionTask):
+        example |= task.conditioner.input_shapes(size)
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype) for name, x in example.items()
     }
-    if data.get("tokenizer"):
-        shape = (batch_size, data.tokenizer.length)
-        known["tokens"] = jax.ShapeDtypeStruct(shape, np.int32)
-    inputs = ("image", *condition_inputs(task))
-    for name in inputs:
+
+
+def check_inputs(config: ConfigDict, task: Task) -> None:
+    """Raises UserError for an input of the conditioner that the data do not have."""
+    known = ["image", "class", *(["tokens"] if config.data.get("tokenizer") else [])]
+    for name in condition_inputs(task):
         if name not in known:
             raise UserError(
-                f"config.task.conditioner reads {name!r}, which the data lack; "
-                "text needs config.data.tokenizer (words or huggingface)."
+                f"config.task.conditioner reads {name!r}, which the data lack. Legal: "
+                f"{', '.join(known)}; text needs config.data.tokenizer (words or huggingface)."
             )
-    return {name: known[name] for name in inputs}
 
 
 def effective_learning_rate(config: ConfigDict) -> tuple[float, str]:

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
+from ldm_jax.interop.mapping import flatten
+from ldm_jax.interop.tensors import TensorInfo
 from ldm_jax.train.state import TrainState
 
 # Fields below `task` and `data` that do not change what a run computes: where things lie, how they
@@ -156,6 +159,66 @@ def restore_params(
                 f"{workdir}: checkpoint {step} does not fit the model ({_first_line(error)})."
             ) from error
     return found[item], step
+
+
+def is_workdir(path: str | Path) -> bool:
+    """Returns whether a folder is a training run's."""
+    root = Path(path)
+    return (root / "config.json").is_file() and (
+        (root / "checkpoints").is_dir() or has_frozen(root)
+    )
+
+
+def read_item(workdir: str | Path, item: str, key: str, abstract: PyTree) -> PyTree:
+    """Returns one sub-tree of an item of a run as NumPy arrays of the types on disk.
+
+    Args:
+      workdir: of the run.
+      item: 'frozen', or 'params' or 'ema_params' of the newest checkpoint.
+      key: the sub-tree, such as 'unet'.
+      abstract: its shapes.
+
+    Raises:
+      UserError: it is not there, or has another shape.
+    """
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), abstract)
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            found = checkpointer.restore(
+                _item_path(workdir, item),
+                args=ocp.args.PyTreeRestore(
+                    item={key: jax.tree.map(lambda _: 0, abstract)},
+                    restore_args={key: restore_args},
+                    partial_restore=True,
+                ),
+            )[key]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{workdir}: {item}/{key} is not to be read ({_first_line(error)})."
+        ) from error
+    for got, expected in zip(*map(jax.tree.leaves, (found, abstract)), strict=True):
+        if got.shape != expected.shape:
+            raise UserError(f"{workdir}: {item}/{key} has {got.shape}, expected {expected.shape}.")
+    return found
+
+
+def read_item_infos(workdir: str | Path, item: str, key: str) -> dict[str, TensorInfo]:
+    """Returns shapes and types on disk of one sub-tree of an item, by path; see `read_item`."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        metadata: Any = checkpointer.metadata(_item_path(workdir, item))
+    leaves = flatten(metadata.item_metadata.tree[key])
+    return {path: TensorInfo(tuple(x.shape), np.dtype(x.dtype)) for path, x in leaves.items()}
+
+
+def _item_path(workdir: str | Path, item: str) -> Path:
+    root = Path(workdir).absolute()
+    if item == "frozen":
+        return root / item
+    steps = [int(path.name) for path in (root / "checkpoints").glob("[0-9]*") if path.is_dir()]
+    complete = [step for step in steps if (root / "checkpoints" / str(step) / item).is_dir()]
+    if not complete:
+        raise UserError(f"{workdir}: no complete checkpoint yet; train for longer first.")
+    return root / "checkpoints" / str(max(complete)) / item
 
 
 def has_begun(workdir: str | Path) -> bool:

@@ -1,6 +1,6 @@
 """The frozen first stage of a diffusion run: loaded, measured once, and kept with the run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ from ml_collections import ConfigDict
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.config import build
 from ldm_jax.core.rng import Purpose, example_keys, step_key
-from ldm_jax.core.types import PyTree
+from ldm_jax.core.types import Array, PyTree
 from ldm_jax.data.pipeline import Stream
 from ldm_jax.models import FIRST_STAGES
 from ldm_jax.parallel.sharding import placed
 from ldm_jax.tasks.base import Task, to_float_images
 from ldm_jax.tasks.first_stage import (
     FirstStage,
-    FrozenFirstStage,
+    Frozen,
     LatentScale,
     fixed_scale,
     measure_scale,
@@ -35,9 +35,12 @@ def abstract_frozen(task: Task, image_size: int, channels: int) -> PyTree:
     vector: Any = jax.ShapeDtypeStruct(
         (task.first_stage.latent_shape(image_size, image_size)[2],), jnp.float32
     )
-    return FrozenFirstStage(
-        _abstract_params(task.first_stage, image_size, channels), LatentScale(vector, vector)
-    )
+    conditioner = None
+    if not task.train_conditioner:
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        conditioner = jax.eval_shape(task.init_conditioner, key)
+    first_stage = _abstract_params(task.first_stage, image_size, channels)
+    return Frozen(first_stage, LatentScale(vector, vector), conditioner)
 
 
 def prepare_frozen(
@@ -66,18 +69,29 @@ def prepare_frozen(
     factor = settings.get("scale_factor", "auto")
     if factor != "auto":
         latent_channels = task.first_stage.latent_shape(size, size)[2]
-        return FrozenFirstStage(params, fixed_scale(latent_channels, float(factor)))
+        return Frozen(params, fixed_scale(latent_channels, float(factor)))
     scale = _measure(
         task.first_stage, params, stream, settings.get("scale_images", 2048), config.seed
     )
-    return FrozenFirstStage(params, scale)
+    return Frozen(params, scale)
+
+
+def first_stage_init(
+    first_stage: FirstStage, image_size: int, channels: int
+) -> Callable[[Array], PyTree]:
+    """Returns the first stage's fresh parameters as a function of a key."""
+    latent = first_stage.latent_shape(image_size, image_size)
+
+    def init(key: Array) -> PyTree:
+        images = jnp.zeros((1, image_size, image_size, channels))
+        return first_stage.model.init(key, images, jnp.zeros((1, *latent))).get("params", {})
+
+    return init
 
 
 def _abstract_params(first_stage: FirstStage, image_size: int, channels: int) -> PyTree:
-    images = jax.ShapeDtypeStruct((1, image_size, image_size, channels), jnp.float32)
-    eps = jax.ShapeDtypeStruct((1, *first_stage.latent_shape(image_size, image_size)), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(first_stage.model.init, key, images, eps)["params"]
+    return jax.eval_shape(first_stage_init(first_stage, image_size, channels), key)
 
 
 def _check_same_model(workdir: str | Path, settings: Mapping[str, Any]) -> None:

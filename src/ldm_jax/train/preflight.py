@@ -104,12 +104,17 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
       UserError: also where the workdir or the first stage's is not what it should be.
     """
     check_folder("--workdir", workdir)
-    check_config(config)
+    task = check_config(config)
+    assemble.check_inputs(config, task)
     if (Path(workdir) / "config.json").is_file():
         read_config(workdir)
     first_stage = config.task.get("first_stage")
     if first_stage is None or (Path(workdir) / "frozen").is_dir():
         return  # a run keeps its own copy of the first stage
+    if config.task.get("train_conditioner") is False:
+        raise UserError(
+            "config.task.train_conditioner=False: a frozen conditioner has to come from somewhere."
+        )
     source = first_stage.get("workdir")
     if not source:
         raise UserError(

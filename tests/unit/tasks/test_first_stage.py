@@ -11,7 +11,7 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.models import Autoencoder
 from ldm_jax.tasks.first_stage import (
     FirstStage,
-    FrozenFirstStage,
+    Frozen,
     LatentScale,
     fixed_scale,
     measure_scale,
@@ -45,7 +45,7 @@ def test_a_fixed_factor_has_no_shift():
 def test_encode_scales_a_sample_of_the_posterior(params):
     scale = LatentScale(jnp.array([0.5, -1.0]), jnp.array([2.0, 0.25]))
     keys = jax.random.split(jax.random.key(3), 2)
-    z = jax.jit(FirstStage(MODEL).encode)(FrozenFirstStage(params, scale), IMAGES, keys)
+    z = jax.jit(FirstStage(MODEL).encode)(Frozen(params, scale), IMAGES, keys)
     posterior = MODEL.apply({"params": params}, IMAGES, method="encode")
     eps = np.stack([jax.random.normal(key, (2, 2, 2)) for key in keys])
     latent = np.asarray(posterior.mean) + np.exp(0.5 * np.asarray(posterior.logvar)) * eps
@@ -55,8 +55,8 @@ def test_encode_scales_a_sample_of_the_posterior(params):
 def test_decode_undoes_the_scale(params):
     first_stage = FirstStage(MODEL)
     latent = np.random.default_rng(2).standard_normal((2, 2, 2, 2)).astype(np.float32)
-    plain = FrozenFirstStage(params, fixed_scale(2, 1.0))
-    scaled = FrozenFirstStage(params, LatentScale(jnp.array([0.5, -1.0]), jnp.array([2.0, 0.25])))
+    plain = Frozen(params, fixed_scale(2, 1.0))
+    scaled = Frozen(params, LatentScale(jnp.array([0.5, -1.0]), jnp.array([2.0, 0.25])))
     z = (latent - np.float32([0.5, -1.0])) * np.float32([2.0, 0.25])
     expected = MODEL.apply({"params": params}, latent, method="decode")
     decode = jax.jit(first_stage.decode)

@@ -13,7 +13,7 @@ from ml_collections.config_dict import placeholder
 from ldm_jax.core.checks import UserError
 from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.parallel.sharding import placed, shardings
-from ldm_jax.tasks.first_stage import FrozenFirstStage, LatentScale
+from ldm_jax.tasks.first_stage import Frozen, LatentScale
 from ldm_jax.train.checkpoint import (
     Checkpoints,
     has_frozen,
@@ -138,7 +138,7 @@ class TestRestoreParams:
 
 def test_frozen_round_trip(tmp_path):
     scale = LatentScale(jnp.ones(2), jnp.full(2, 3.0))
-    frozen = FrozenFirstStage({"encoder": {"kernel": jnp.arange(6.0)}}, scale)
+    frozen = Frozen({"encoder": {"kernel": jnp.arange(6.0)}}, scale)
     assert not has_frozen(tmp_path)
     save_frozen(tmp_path, frozen)
     assert has_frozen(tmp_path)

@@ -1,0 +1,168 @@
+"""CompVis' layout: one file with everything, as latent-diffusion and Stable Diffusion save it."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ldm_jax.conditioning.class_label import ClassLabel
+from ldm_jax.conditioning.clip_text import ClipText
+from ldm_jax.conditioning.spatial_rescaler import SpatialRescaler
+from ldm_jax.conditioning.text_transformer import TextTransformer
+from ldm_jax.core.checks import UserError
+from ldm_jax.core.types import PyTree
+from ldm_jax.interop.compvis_settings import infer_settings
+from ldm_jax.interop.conditioner_names import (
+    compvis_bert,
+    compvis_class_label,
+    compvis_rescaler,
+    open_clip,
+    transformers_clip,
+)
+from ldm_jax.interop.first_stage_names import compvis_first_stage
+from ldm_jax.interop.foreign import Component, Foreign, Renamed
+from ldm_jax.interop.mapping import Cells, Entry, make_entries
+from ldm_jax.interop.tensors import Tensors, open_tensors
+from ldm_jax.interop.unet_names import compvis_unet
+
+PREFIXES = {
+    "first_stage": "first_stage_model.",
+    "conditioner": "cond_stage_model.",
+    "unet": "model.diffusion_model.",
+}
+# The average is kept under the names of `model`'s parameters, their dots removed.
+_EMA = "model_ema."
+
+# Buffers of the noise schedule, counters, and losses: known, and nothing that a model needs.
+_UNUSED = re.compile(
+    r"betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_.*|posterior_.*|lvlb_weights|logvar"
+    r"|scale_factor|cond_ids|model_ema\.(decay|num_updates)|(first_stage_model\.)?loss\..*"
+)
+# Of a text tower: its pooled output, its image half, and buffers that are constants. Of
+# BERTEmbedder: the output layer that is never read, where the model leaves it out.
+_UNUSED_BY_CONDITIONERS = re.compile(
+    r".*position_ids|text_projection.*|logit_scale|attn_mask|visual\..*|transformer\.to_logits\..*"
+)
+_TEXT_MODEL, _OPEN_CLIP = "transformer.text_model.", "model."
+
+
+def read_compvis(
+    path: Path, settings: Mapping[str, Any] | None = None, *, ema: bool = True
+) -> Foreign:
+    """Returns what a CompVis file holds; only names and shapes are read.
+
+    Args:
+      path: .ckpt, .pt, .pth, .bin or .safetensors; a whole model, or a bare first stage.
+      settings: the groups of a configuration, where the shapes of the weights do not tell.
+      ema: the averaged U-Net, if the file has one, rather than the raw one.
+
+    Raises:
+      UserError: not such a file, or a model whose heads and schedule nothing tells.
+    """
+    file = open_tensors(path)
+    try:
+        names = list(file.keys())
+        views, notes = _views(path, names, ema)
+        found = {part: Renamed(file, view) for part, view in views.items() if view}
+        settings = infer_settings(path, file, found) if settings is None else settings
+    except BaseException:
+        file.close()
+        raise
+    components = {
+        part: _component(part, tensors)
+        for part, tensors in found.items()
+        if part != "conditioner" or _has_parameters(settings["task"])
+    }
+    known = (*PREFIXES.values(), _EMA) if "unet" in found or "conditioner" in found else ("",)
+    strays = tuple(n for n in names if not n.startswith(known) and not _UNUSED.fullmatch(n))
+    return Foreign("compvis", dict(settings), components, strays, notes=notes)
+
+
+def _views(
+    path: Path, names: list[str], ema: bool
+) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
+    """Returns, for each component, its short names and those in the file; and notes."""
+    views = {
+        part: {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}
+        for part, prefix in PREFIXES.items()
+    }
+    if not any(views.values()):
+        if not any(n.startswith("decoder.") for n in names):
+            raise UserError(
+                f"{path}: holds no tensor under {', '.join(PREFIXES.values())} or decoder.; "
+                "expected a checkpoint of latent-diffusion or Stable Diffusion, or a first stage. "
+                f"Found: {', '.join(names[:3]) or 'nothing'}."
+            )
+        return {"first_stage": {n: n for n in names}}, ()
+    averages = {short: ema_name(short) for short in views["unet"]}
+    if not set(averages.values()) & set(names):
+        return views, ()
+    if not ema:
+        return views, ("the raw U-Net is taken; the averaged one, model_ema, is left out",)
+    present = set(names)
+    views["unet"] = {short: name for short, name in averages.items() if name in present}
+    return views, ("the averaged U-Net, model_ema, is taken; the raw one is left out",)
+
+
+def ema_name(short: str) -> str:
+    """Returns where the average of a U-Net's 'input_blocks.0.0.weight' is kept."""
+    return _EMA + f"diffusion_model.{short}".replace(".", "")
+
+
+def _has_parameters(task: Mapping[str, Any]) -> bool:
+    """Whether a task's conditioner has any; inpainting saves its first stage in that place."""
+    return task.get("conditioner", {}).get("name", "none") not in ("none", "identity")
+
+
+def _component(part: str, tensors: Tensors) -> Component:
+    if part == "unet":
+        return Component(tensors, lambda model, params: make_entries(params, compvis_unet(model)))
+    if part == "first_stage":
+        return Component(tensors, _first_stage_entries, lambda n: n.startswith("loss."))
+    names = list(tensors.keys())
+    prefix = next((p for p in (_TEXT_MODEL, _OPEN_CLIP) if _any_starts(names, p)), "")
+    last = _last_layer(names)
+
+    def is_unused(name: str) -> bool:
+        return name.startswith(last) or bool(_UNUSED_BY_CONDITIONERS.fullmatch(name))
+
+    def entries(module: Any, params: PyTree) -> list[Entry]:
+        return make_entries(params, conditioner_cells(module, prefix == _OPEN_CLIP))
+
+    renamed = Renamed(tensors, {n.removeprefix(prefix): n for n in names})
+    return Component(renamed, entries, is_unused)
+
+
+def _first_stage_entries(module: Any, params: PyTree) -> list[Entry]:
+    return make_entries(params, compvis_first_stage(module))
+
+
+def _any_starts(names: list[str], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)
+
+
+def _last_layer(names: list[str]) -> str:
+    """Returns the prefix of OpenCLIP's last layer, whose output Stable Diffusion 2 skips."""
+    found = (re.match(r"model\.(transformer\.resblocks\.(\d+)\.)", name) for name in names)
+    layers = {int(match[2]): match[1] for match in found if match}
+    return layers[max(layers)] if layers else "\0"
+
+
+def conditioner_cells(module: Any, is_open_clip: bool) -> Cells:
+    """Returns where CompVis keeps each layer of a conditioner.
+
+    Raises:
+      UserError: CompVis has no such conditioner.
+    """
+    tables: dict[type, Callable[[Any], Cells]] = {
+        ClipText: open_clip if is_open_clip else transformers_clip,
+        TextTransformer: compvis_bert,
+        ClassLabel: compvis_class_label,
+        SpatialRescaler: compvis_rescaler,
+    }
+    if type(module) not in tables:
+        raise UserError(
+            f"the CompVis layout has no place for a {type(module).__name__}. Legal: "
+            f"{', '.join(kind.__name__ for kind in tables)}."
+        )
+    return tables[type(module)](module)

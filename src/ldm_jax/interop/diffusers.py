@@ -1,0 +1,226 @@
+"""diffusers' layout: a folder with model_index.json and one folder per component."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.core.types import PyTree
+from ldm_jax.interop.conditioner_names import (
+    diffusers_bert,
+    diffusers_class_label,
+    transformers_clip,
+)
+from ldm_jax.interop.diffusers_settings import (
+    bert_settings,
+    clip_settings,
+    first_stage_settings,
+    schedule_settings,
+    unet_settings,
+)
+from ldm_jax.interop.first_stage_names import diffusers_first_stage
+from ldm_jax.interop.foreign import Component, Entries, Foreign, Renamed
+from ldm_jax.interop.mapping import Entry, make_entries
+from ldm_jax.interop.tensors import INDEX_SUFFIX, Tensors, open_tensors
+from ldm_jax.interop.unet_names import diffusers_unet
+
+INDEX = "model_index.json"
+CLASS_TABLE = "class_embedding.weight"
+_CLASSES = ("AutoencoderKL", "VQModel")
+
+# The attention layers of a first stage, as diffusers called them before 0.15.
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model")
+
+
+def is_diffusers(path: Path) -> bool:
+    """Returns whether a folder is a pipeline of diffusers, or one of its first stages."""
+    if (path / INDEX).is_file():
+        return True
+    config = path / "config.json"
+    return config.is_file() and read_json(config).get("_class_name") in _CLASSES
+
+
+def read_diffusers(path: Path) -> Foreign:
+    """Returns what a diffusers folder holds; only names and shapes are read.
+
+    Args:
+      path: folder of Stable Diffusion 1 or 2, a latent diffusion pipeline (text to image,
+        unconditional, super-resolution), or a bare AutoencoderKL or VQModel.
+
+    Raises:
+      UserError: a component is missing or is none that we have.
+    """
+    if not (path / INDEX).is_file():
+        model, _ = first_stage_settings(read_json(path / "config.json"), path.name)
+        component = _first_stage(path)
+        task = {"name": "autoencoder", "model": model}
+        settings = {"task": task, "data": _data(256), "sample": {}}
+        return Foreign("diffusers", settings, {"first_stage": component})
+    index = read_json(path / INDEX)
+    first_stage = next((path / n for n in ("vae", "vqvae", "movq") if (path / n).is_dir()), None)
+    for name, folder in (("vae or vqvae", first_stage), ("unet", path / "unet")):
+        if folder is None or not folder.is_dir():
+            raise UserError(f"{path}: has no folder {name}.")
+    assert first_stage is not None
+    settings, notes = _settings(path, index, first_stage)
+    components = {"first_stage": _first_stage(first_stage)}
+    conditioner = settings["task"]["conditioner"]["name"]
+    if conditioner == "clip_text":
+        components["conditioner"] = _clip(path / "text_encoder")
+    elif conditioner == "text_transformer":
+        components["conditioner"] = Component(
+            _weights(path / "bert"), _entries(diffusers_bert), lambda n: False
+        )
+    unet = _weights(path / "unet")
+    names = {name: name for name in unet.keys()}
+    if conditioner == "class_label":
+        components["conditioner"] = Component(
+            Renamed(unet, {CLASS_TABLE: names.pop(CLASS_TABLE)}), _entries(diffusers_class_label)
+        )
+    components["unet"] = Component(Renamed(unet, names), _entries(diffusers_unet))
+    tokenizer = path / "tokenizer"
+    return Foreign(
+        "diffusers",
+        settings,
+        components,
+        tokenizer=tokenizer if tokenizer.is_dir() else None,
+        notes=notes,
+    )
+
+
+def _settings(
+    path: Path, index: Mapping[str, Any], first_stage: Path
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    config = read_json(path / "unet" / "config.json")
+    unet = unet_settings(config)
+    model, scale_factor = first_stage_settings(
+        read_json(first_stage / "config.json"), first_stage.name
+    )
+    if index.get("_class_name") == "LDMSuperResolutionPipeline":
+        scale_factor = 1.0  # that pipeline decodes its latents as they are
+    scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+    schedule, parameterization, spacing = schedule_settings(scheduler)
+    notes = []
+    kind = scheduler.get("_class_name", "DDIMScheduler")
+    if kind not in ("DDIMScheduler", "DDPMScheduler"):
+        notes.append(f"sampling will use ddim; the folder's own sampler is {kind}")
+    if spacing == "linspace":
+        notes.append("linspace steps land on the next timestep here, a whole stride away there")
+    factor = 2 ** (len(model["channel_mult"]) - 1)
+    size = config.get("sample_size") or 64
+    latent = size if isinstance(size, int) else size[0]
+    conditioner = _conditioner(path, config, unet, latent)
+    data = _data(latent * factor, model["image_channels"])
+    if "length" in conditioner:
+        data["tokenizer"] = {"name": "huggingface", "length": conditioner["length"]}
+    task = {
+        "name": "latent_diffusion",
+        "model": unet,
+        "conditioner": conditioner,
+        "first_stage": {"model": model, "scale_factor": scale_factor},
+        "schedule": schedule,
+        "parameterization": parameterization,
+        "condition_drop_rate": 0.1,
+    }
+    if conditioner["name"] == "clip_text":
+        task["train_conditioner"] = False
+    guidance = 7.5 if "length" in conditioner else 1.0
+    sample = {"spacing": spacing, "guidance_scale": guidance}
+    return {"task": task, "data": data, "sample": sample}, tuple(notes)
+
+
+def _conditioner(
+    path: Path, config: Mapping[str, Any], unet: Mapping[str, Any], latent: int
+) -> dict[str, Any]:
+    if (path / "text_encoder").is_dir():
+        return clip_settings(read_json(path / "text_encoder" / "config.json"))
+    if (path / "bert").is_dir():
+        return bert_settings(read_json(path / "bert" / "config.json"))
+    if config.get("num_class_embeds"):
+        return {
+            "name": "class_label",
+            "num_classes": config["num_class_embeds"] - 1,
+            "dim": 4 * unet["channels"],
+            "route": "embedding",
+        }
+    extra = config["in_channels"] - config["out_channels"]
+    if extra:
+        key = "low_res" if extra == 3 else "masked_image"
+        shape = (latent, latent, extra)
+        return {"name": "identity", "key": key, "shape": shape, "route": "concat"}
+    if unet.get("transformer_depth"):
+        raise UserError(f"{path}: its U-Net reads tokens. Legal: a text_encoder or bert folder.")
+    return {"name": "none"}
+
+
+def _data(image_size: int, channels: int = 3) -> dict[str, Any]:
+    data: dict[str, Any] = {"source": {"name": "folder"}, "image_size": image_size}
+    return data | ({"channels": channels} if channels != 3 else {})
+
+
+def _entries(cells: Callable) -> Entries:
+    def entries(module: Any, params: PyTree) -> list[Entry]:
+        return make_entries(params, cells(module))
+
+    return entries
+
+
+def _first_stage(folder: Path) -> Component:
+    tensors = _weights(folder)
+    return Component(
+        Renamed(tensors, {_new_name(name): name for name in tensors.keys()}),
+        _entries(diffusers_first_stage),
+    )
+
+
+def _new_name(name: str) -> str:
+    parts = name.split(".")
+    if "attentions" in parts and parts[-2] in _OLD_ATTENTION:
+        parts[-2] = _OLD_ATTENTION[parts[-2]]
+    return ".".join(parts)
+
+
+def _clip(folder: Path) -> Component:
+    tensors = _weights(folder)
+    names = {name.removeprefix("text_model."): name for name in tensors.keys()}
+    return Component(
+        Renamed(tensors, names),
+        _entries(transformers_clip),
+        lambda name: name.endswith("position_ids"),
+    )
+
+
+def _weights(folder: Path) -> Tensors:
+    """Opens the weights of a component: safetensors before others, whole precision before half."""
+    for variant in ("", ".fp16"):
+        for stem in _WEIGHTS:
+            for suffix in (".safetensors", INDEX_SUFFIX, ".bin"):
+                name = f"{stem}{variant}{suffix}"
+                if suffix == INDEX_SUFFIX and variant:
+                    name = f"{stem}.safetensors.index{variant}.json"
+                if (folder / name).is_file():
+                    return open_tensors(folder / name)
+    found = ", ".join(sorted(item.name for item in folder.iterdir())) if folder.is_dir() else "none"
+    raise UserError(
+        f"{folder}: no weights; found {found or 'nothing'}. Legal: "
+        f"{', '.join(f'{stem}.safetensors' for stem in _WEIGHTS)}, their sharded index, or .bin."
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns a JSON object.
+
+    Raises:
+      UserError: there is no such file, or none in it.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: not found.")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}).") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: damaged; expected a JSON object.")
+    return found

@@ -1,0 +1,324 @@
+"""Opening a model of any layout: a training run, our weights, a diffusers folder, a CompVis file.
+
+All of them become a configuration, the task that it builds, and a way to load one component at a
+time. What does not fit is counted before anything is loaded.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.core.defaults import base_config
+from ldm_jax.core.types import PyTree
+from ldm_jax.interop.compvis import read_compvis
+from ldm_jax.interop.compvis_settings import open_question
+from ldm_jax.interop.diffusers import is_diffusers, read_diffusers
+from ldm_jax.interop.foreign import Account, Foreign, Progress, read_parameters, take_account
+from ldm_jax.interop.mapping import flatten, nest
+from ldm_jax.interop.own import LATENT_SCALE, is_own, read_own
+from ldm_jax.interop.tensors import TensorInfo
+from ldm_jax.tasks.autoencoder import AutoencoderTask
+from ldm_jax.tasks.base import Task
+from ldm_jax.tasks.first_stage import LatentScale, fixed_scale
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train import assemble
+from ldm_jax.train.checkpoint import is_workdir, read_config, read_item, read_item_infos
+from ldm_jax.train.frozen import first_stage_init
+
+LAYOUTS = (
+    "a training run's --workdir, a folder written by 'ldm-jax convert', a diffusers folder, or a "
+    "CompVis file (.safetensors, .ckpt)"
+)
+Override = Callable[[ConfigDict], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model on disk.
+
+    Attributes:
+      path: where.
+      layout: 'workdir', 'ldm_jax', 'diffusers' or 'compvis'.
+      config: what it amounts to; its tokenizer has a path if there is one.
+      task: built from the configuration.
+      abstract: shapes of the parameters, by component.
+      infos: shapes and types on disk of the parameters that were found, by component and path.
+      read: (component, progress) -> parameters found, NumPy arrays of the types on disk.
+      latent_scale: between the first stage's latents and the diffusion model's.
+      accounts: what does not fit, by component.
+      strays: tensors that belong to no component.
+      tokenizer: its folder, or None.
+      notes: what a user should know, a line each.
+      close: closes the files.
+    """
+
+    path: Path
+    layout: str
+    config: ConfigDict
+    task: Task
+    abstract: Mapping[str, PyTree]
+    infos: Mapping[str, Mapping[str, TensorInfo]]
+    read: Callable[[str, Progress | None], PyTree]
+    latent_scale: LatentScale | None
+    accounts: Mapping[str, Account] = dataclasses.field(default_factory=dict)
+    strays: tuple[str, ...] = ()
+    tokenizer: Path | None = None
+    notes: tuple[str, ...] = ()
+    close: Callable[[], None] = lambda: None
+
+    def module(self, component: str) -> Any:
+        """Returns the Flax module of a component."""
+        if not isinstance(self.task, LatentDiffusionTask):
+            return self.task.model
+        return {
+            "unet": self.task.model,
+            "conditioner": self.task.conditioner,
+            "first_stage": self.task.first_stage.model,
+        }[component]
+
+    def load(self, component: str, progress: Progress | None = None) -> PyTree:
+        """Returns all parameters of a component; those not found are drawn as training would."""
+        found = flatten(self.read(component, progress))
+        wanted = flatten(self.abstract[component])
+        if missing := wanted.keys() - found.keys():
+            fresh = flatten(self._init(component))
+            found |= {path: np.asarray(fresh[path]) for path in missing}
+        return nest({path: found[path] for path in wanted})
+
+    def _init(self, component: str) -> PyTree:
+        return jax.jit(_initializers(self.task, self.config)[component])(
+            jax.random.key(self.config.seed)
+        )
+
+    def check(self) -> None:
+        """Raises UserError unless every tensor has its place and every place its tensor."""
+        lines = list(self.report())
+        if lines:
+            more = f" and {len(lines) - 3} more" if len(lines) > 3 else ""
+            raise UserError(f"{self.path}: {'; '.join(lines[:3])}{more}.")
+
+    def report(self) -> list[str]:
+        """Returns a line for every tensor that does not fit."""
+        lines = []
+        for component, account in self.accounts.items():
+            lines += [f"{component}: missing {name}" for name in account.missing]
+            lines += [f"{component}: unexpected {name}" for name in account.unexpected]
+            lines += [
+                f"{component}: {name} has shape {got}, expected {expected}"
+                for name, got, expected in account.mismatched
+            ]
+        return lines + [f"unexpected {name}" for name in self.strays]
+
+
+def open_model(
+    path: str | Path,
+    *,
+    config: ConfigDict | None = None,
+    override: Override | None = None,
+    settled: tuple[str, ...] = (),
+    tokenizer: str | Path | None = None,
+    ema: bool = True,
+) -> Model:
+    """Returns a model on disk; nothing but names, shapes and settings is read.
+
+    Args:
+      path: one of LAYOUTS.
+      config: of the model, where its files do not tell.
+      override: changes the configuration before anything is built from it.
+      settled: fields that `override` decides, such as 'task.parameterization'.
+      tokenizer: folder of a Hugging Face tokenizer, where the model has none with it.
+      ema: averaged parameters, where there are both.
+
+    Raises:
+      UserError: nothing that we can read, or its configuration is not to be known.
+    """
+    path = Path(path)
+    if is_workdir(path):
+        return _open_workdir(path, config, override, ema)
+    foreign = _read_foreign(path, config, ema)
+    try:
+        if config is None:
+            question = open_question(foreign.settings) if foreign.layout == "compvis" else None
+            if question is not None and question not in settled:
+                raise UserError(
+                    f"{path}: Stable Diffusion 2's weights do not tell what they predict. Legal: "
+                    f"--config.{question}=eps (the base model, 512 pixels) or v (768 pixels)."
+                )
+            config = _to_config(foreign.settings)
+        found = Path(tokenizer) if tokenizer is not None else foreign.tokenizer
+        return _open_foreign(path, foreign, config, override, found)
+    except BaseException:
+        foreign.close()
+        raise
+
+
+def _read_foreign(path: Path, config: ConfigDict | None, ema: bool) -> Foreign:
+    if path.is_dir():
+        if is_own(path):
+            return read_own(path)
+        if is_diffusers(path):
+            return read_diffusers(path)
+    elif path.exists():
+        settings = None if config is None else _to_settings(config)
+        return read_compvis(path, settings, ema=ema)
+    what = "no such file or folder" if not path.exists() else "no model that we know"
+    raise UserError(f"{path}: {what}. Legal: {LAYOUTS}.")
+
+
+def _to_config(settings: Mapping[str, Any]) -> ConfigDict:
+    config = base_config()
+    config.task, config.data = _plain(settings["task"]), _plain(settings["data"])
+    config.sample.update(_plain(settings["sample"]))
+    return config
+
+
+def _to_settings(config: ConfigDict) -> dict[str, Any]:
+    return {name: config[name].to_dict() for name in ("task", "data", "sample")}
+
+
+def _plain(value: Any) -> Any:
+    """JSON knows no tuples; configurations have no lists."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return tuple(map(_plain, value)) if isinstance(value, list) else value
+
+
+def _open_foreign(
+    path: Path,
+    foreign: Foreign,
+    config: ConfigDict,
+    override: Override | None,
+    tokenizer: Path | None,
+) -> Model:
+    config = config.copy_and_resolve_references()
+    if override is not None:
+        override(config)
+    _name_tokenizer(config, tokenizer)
+    task = assemble.build_task(config)
+    abstract = _abstract(task, config)
+    model = Model(path, foreign.layout, config, task, abstract, {}, lambda *_: {}, None)
+    entries, infos, accounts = {}, {}, {}
+    for name, tree in abstract.items():
+        if name not in foreign.components:
+            raise UserError(f"{path}: holds no {name}, which {config.task.name} needs.")
+        component = foreign.components[name]
+        entries[name] = component.entries(model.module(name), tree)
+        accounts[name] = take_account(entries[name], component)
+        missing = set(accounts[name].missing)
+        infos[name] = {
+            ours: TensorInfo(shape, component.tensors.info(entry.theirs).dtype)
+            for entry in entries[name]
+            if entry.theirs not in missing
+            for ours, shape in zip(entry.ours, entry.shapes, strict=True)
+        }
+    extra = tuple(
+        f"{name}.{key}"
+        for name, component in foreign.components.items()
+        if name not in abstract
+        for key in component.tensors.keys()
+        if not component.unused(key)
+    )
+
+    def read(name: str, progress: Progress | None = None) -> PyTree:
+        return read_parameters(entries[name], foreign.components[name].tensors, progress)
+
+    return dataclasses.replace(
+        model,
+        infos=infos,
+        read=read,
+        latent_scale=_foreign_scale(foreign, config, task),
+        accounts=accounts,
+        strays=(*foreign.strays, *extra),
+        tokenizer=tokenizer,
+        notes=foreign.notes,
+        close=foreign.close,
+    )
+
+
+def _name_tokenizer(config: ConfigDict, tokenizer: Path | None) -> None:
+    """Writes where the tokenizer is, and its empty caption, into the configuration."""
+    if tokenizer is None or not config.data.get("tokenizer"):
+        return
+    with config.unlocked(), config.ignore_type():
+        config.data.tokenizer.path = str(tokenizer)
+    assemble.keep_text(config, assemble.build_tokenizer(config))
+
+
+def _foreign_scale(foreign: Foreign, config: ConfigDict, task: Task) -> LatentScale | None:
+    if not isinstance(task, LatentDiffusionTask):
+        return None
+    tensors = foreign.components["first_stage"].tensors if foreign.layout == "ldm_jax" else None
+    if tensors is not None and set(LATENT_SCALE) <= set(tensors.keys()):
+        shift, scale = (jnp.asarray(tensors[name], jnp.float32) for name in LATENT_SCALE)
+        return LatentScale(shift, scale)
+    factor = config.task.first_stage.get("scale_factor", "auto")
+    if not isinstance(factor, int | float):
+        raise UserError(
+            f"config.task.first_stage.scale_factor={factor!r}: imported weights need the number "
+            "that they were trained with, such as 0.18215."
+        )
+    return fixed_scale(task.first_stage.model.latent_channels, float(factor))
+
+
+def _initializers(task: Task, config: ConfigDict) -> dict[str, Callable[[Any], PyTree]]:
+    """Returns, for each component, its parameters as a function of a key."""
+    spec = assemble.batch_spec(config, task, 1)
+    size, channels = config.data.image_size, config.data.get("channels", 3)
+    if isinstance(task, AutoencoderTask):
+        return {"first_stage": lambda key: task.init(key, spec)[0]["autoencoder"]}
+    assert isinstance(task, LatentDiffusionTask)
+    return {
+        "first_stage": first_stage_init(task.first_stage, size, channels),
+        "conditioner": task.init_conditioner,
+        "unet": lambda key: task.init(key, spec)[0]["unet"],
+    }
+
+
+def _abstract(task: Task, config: ConfigDict) -> dict[str, PyTree]:
+    """Returns the shapes of every component that has parameters."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    makers = _initializers(task, config)
+    shapes = {name: jax.eval_shape(make, key) for name, make in makers.items()}
+    return {name: tree for name, tree in shapes.items() if jax.tree.leaves(tree)}
+
+
+def _open_workdir(
+    path: Path, config: ConfigDict | None, override: Override | None, ema: bool
+) -> Model:
+    config = (read_config(path) if config is None else config).copy_and_resolve_references()
+    if override is not None:
+        override(config)
+    task = assemble.build_task(config)
+    trained = "ema_params" if ema else "params"
+    if isinstance(task, LatentDiffusionTask):
+        places = {
+            "first_stage": ("frozen", "params"),
+            "conditioner": (trained if task.train_conditioner else "frozen", "conditioner"),
+            "unet": (trained, "unet"),
+        }
+    else:
+        places = {"first_stage": (trained, "autoencoder")}
+    abstract = _abstract(task, config)
+    infos = {name: read_item_infos(path, *places[name]) for name in abstract}
+
+    def read(name: str, progress: Progress | None = None) -> PyTree:
+        tree = read_item(path, *places[name], abstract[name])
+        if progress is not None:
+            progress(sum(x.nbytes for x in jax.tree.leaves(tree)))
+        return tree
+
+    scale = None
+    if isinstance(task, LatentDiffusionTask):
+        vector = jax.ShapeDtypeStruct((task.first_stage.model.latent_channels,), jnp.float32)
+        found = read_item(path, "frozen", "latent_scale", {"shift": vector, "scale": vector})
+        scale = LatentScale(jnp.asarray(found["shift"]), jnp.asarray(found["scale"]))
+    tokenizer = config.data.get("tokenizer") or {}
+    folder = Path(tokenizer["path"]) if tokenizer.get("path") else None
+    return Model(path, "workdir", config, task, abstract, infos, read, scale, tokenizer=folder)
