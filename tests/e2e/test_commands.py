@@ -137,7 +137,7 @@ def test_sample_writes_images_grid_and_record(runs, tmp_path, capfd):
     np.testing.assert_array_equal(images["grid.png"][2:18, 20:36], images["00001.png"])
     record = json.loads((tmp_path / "a" / "samples.json").read_text())
     assert record == {
-        "workdir": str(runs.text),
+        "checkpoint": str(runs.text),
         "step": 3,
         "parameters": "ema",
         "seed": 7,
@@ -198,13 +198,19 @@ def test_sample_takes_prompts_classes_sampler_and_size(runs, tmp_path):
 
 # Arguments after `ldm-jax`, and what the one line must say.
 USAGE = [
-    ([], "missing COMMAND. Legal: train, sample, info; see 'ldm-jax --help'."),
-    (["trian"], "unknown command 'trian'; did you mean 'train'? Legal: train, sample, info."),
+    ([], "missing COMMAND. Legal: train, sample, convert, info; see 'ldm-jax --help'."),
+    (
+        ["trian"],
+        "unknown command 'trian'; did you mean 'train'? Legal: train, sample, convert, info.",
+    ),
     (["train"], "missing --config, --workdir; see 'ldm-jax train --help'."),
     (["train", "--config"], "argument --config: expected one argument; see"),
     (["train", "--confg", "a"], "unknown argument '--confg'; did you mean '--config'?"),
     (["info", "--config", TINY, "3"], "unknown argument '3'. Legal: flags, each before its value."),
-    (["sample", "--prompt", "a"], "missing --workdir; see 'ldm-jax sample --help'."),
+    (
+        ["sample", "--prompt", "a"],
+        "one of the arguments --workdir --checkpoint is required; see 'ldm-jax sample --help'.",
+    ),
     (["sample", "--workdir", "none"], "none/config.json: not found; expected the --workdir of"),
     (["sample", "--seed=-1"], "--seed: got '-1', expected a whole number from 0 to 2^32 - 1"),
     (["sample", "--steps=0"], "--steps: got '0', expected a whole number from 1"),
@@ -360,7 +366,10 @@ SAMPLING = [
     (["text", "--class", "1"], "classes: given, but this model's conditioner reads prompts."),
     (["class", "--prompt", "a"], "prompts: given, but this model's conditioner reads classes."),
     (["class", "--class", "99"], "class 99: legal is 0 to 23."),
-    (["autoencoder", "--prompt", "a"], "holds task 'autoencoder'; sampling needs latent_diffusion"),
+    (
+        ["autoencoder", "--prompt", "a"],
+        "holds a first stage alone; sampling needs latent_diffusion",
+    ),
     (["text", "--prompt", "a", "--sampler", "ddimm"], "got 'ddimm'; did you mean 'ddim'? Legal: "),
     (["text", "--prompt", "a", "--size", "33x32"], "image size 33: the model takes multiples of 2"),
     (["text", "--prompt", "a", "--size", "0x32"], "image size 0: the model takes multiples of 2"),

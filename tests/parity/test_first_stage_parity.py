@@ -115,7 +115,7 @@ def test_the_codes_are_those_of_diffusers(tmp_path):
     theirs = diffusers.VQModel(**SMALL, **KINDS["vq"][1])
     randomize(theirs)
     torch.nn.init.normal_(theirs.quantize.embedding.weight)
-    ours, params = converted(theirs, tmp_path)
+    _, params = converted(theirs, tmp_path)
     z = np.random.default_rng(3).normal(size=(2, 4, 4, 3)).astype(np.float32)
     with torch.no_grad():
         expected = theirs.quantize(nchw(z))[2][2]

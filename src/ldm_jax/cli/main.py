@@ -15,6 +15,7 @@ from ldm_jax.core.checks import UserError, did_you_mean
 COMMANDS = {
     "train": "train a first stage or a diffusion model; resumes by itself",
     "sample": "draw images from a trained diffusion model",
+    "convert": "write a model in another layout: ldm_jax, diffusers, compvis",
     "info": "print parameters, shapes and the learning rate of a config",
 }
 

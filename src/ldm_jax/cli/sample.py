@@ -1,20 +1,22 @@
-"""`ldm-jax sample --workdir DIR --prompt TEXT`."""
+"""`ldm-jax sample --checkpoint DIR_OR_FILE --prompt TEXT`."""
 
 import argparse
 import json
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ldm_jax.cli.config_args import apply_overrides
+from ldm_jax.cli.config_args import apply_overrides, load_config
+from ldm_jax.cli.progress import Progress
 from ldm_jax.core.checks import UserError, read_text
 
 EXAMPLES = """\
   ldm-jax sample --workdir runs/shapes_text --prompt "a large red circle at the top left" \\
     --num_images 4 --seed 1
   ldm-jax sample --workdir runs/shapes_text --prompts_file prompts.txt --sampler ddpm --steps 250
+  ldm-jax sample --checkpoint stable-diffusion-v1-4/ --prompt "a red bicycle"
+  ldm-jax sample --checkpoint sd-v1-4.ckpt --tokenizer DIR --prompt "a red bicycle" --size 512x768
 Image k depends on the seed, on k and on its prompt or class alone.
 """
 _RECORD = "samples.json"
@@ -23,8 +25,16 @@ _RECORD = "samples.json"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
     add = parser.add_argument
-    add("--workdir", required=True, metavar="DIR", help="of a trained diffusion model")
-    add("--out", metavar="DIR", help="folder for the images (default: WORKDIR/out)")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--workdir", metavar="DIR", help="of a trained diffusion model")
+    model.add_argument(
+        "--checkpoint",
+        metavar="DIR_OR_FILE",
+        help="a model of any layout: also of 'ldm-jax convert', diffusers or CompVis",
+    )
+    add("--config", metavar="FILE", help="of the model, where a CompVis file does not tell")
+    add("--tokenizer", metavar="DIR", help="a Hugging Face folder, where the model has none")
+    add("--out", metavar="DIR", help="folder for the images (default: WORKDIR/out, or ./out)")
     add("--prompt", metavar="TEXT", action="append", help="repeat it for several images")
     add("--prompts_file", metavar="FILE", help="text file, one prompt a line")
     add(
@@ -63,20 +73,20 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
             f"--num_images={arguments.num_images}: got {len(given)} prompts or classes, one image "
             "each. Legal: --num_images with at most one of them."
         )
-    _check_overrides(overrides)
-    from ldm_jax.train.checkpoint import read_config
-
-    config = read_config(arguments.workdir).lock()
-    apply_overrides(config, [*_shortcuts(arguments), *overrides])
-    out = Path(arguments.out or Path(arguments.workdir) / "out")
+    source = Path(arguments.checkpoint or arguments.workdir)
+    config = _config(source, arguments, overrides)
+    out = Path(arguments.out or (source / "out" if arguments.workdir else "out"))
 
     from ldm_jax.pipeline import Pipeline
     from ldm_jax.train.preflight import check_folder, check_sampling
 
     check_folder("--out", out)
     check_sampling(config, arguments.size)
-    pipeline = Pipeline.from_checkpoint(arguments.workdir, config=config, ema=not arguments.raw)
-    with _Progress(max(len(given), arguments.num_images or 1)) as progress:
+    pipeline = Pipeline.from_checkpoint(
+        source, config=config, tokenizer=arguments.tokenizer, ema=not arguments.raw
+    )
+    count = max(len(given), arguments.num_images or 1)
+    with Progress("sample", count, "image") as progress:
         images = pipeline(
             prompts,
             classes=arguments.classes,
@@ -86,7 +96,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
             progress=progress,
         )
     settings = {
-        "workdir": str(arguments.workdir),
+        "checkpoint": str(source),
         "step": pipeline.step,
         "parameters": "raw" if arguments.raw else "ema",
         "seed": arguments.seed,
@@ -97,6 +107,24 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     print(f"{len(images)} image{'s' if len(images) > 1 else ''} in {out}")
 
 
+def _config(source: Path, arguments: argparse.Namespace, overrides: list[str]) -> Any:
+    """Returns the model's configuration with the flags in it; a run's can change in part only."""
+    from ldm_jax.train.checkpoint import is_workdir, read_config
+    from ldm_jax.train.exchange import read_model_config
+
+    if arguments.workdir or is_workdir(source):
+        if arguments.config:
+            raise UserError("--config: a trained run keeps its own. Legal: --config.sample.FIELD.")
+        _check_overrides(overrides)
+        config = read_config(source).lock()
+    elif arguments.config:
+        config = load_config(arguments.config)
+    else:
+        config = read_model_config(source, ema=not arguments.raw)
+    apply_overrides(config, [*_shortcuts(arguments), *overrides])
+    return config
+
+
 def _check_overrides(overrides: list[str]) -> None:
     """Raises UserError for a field that made the model: changing it would not change the model."""
     for argument in overrides:
@@ -105,29 +133,6 @@ def _check_overrides(overrides: list[str]) -> None:
                 f"{argument}: a trained run keeps its configuration. Legal: --config.sample.FIELD, "
                 "and the flags of 'ldm-jax sample --help'."
             )
-
-
-class _Progress:
-    """A progress bar that appears with the first report, so that no mistake is printed into it."""
-
-    def __init__(self, total: int):
-        self._total, self._start = total, time.time()
-        self._bar: Any = None
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __call__(self, count: int) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self._total, unit="image", desc="sample", dynamic_ncols=True)
-            self._bar.start_t = self._start
-        self._bar.update(count)
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _shortcuts(arguments: argparse.Namespace) -> list[str]:

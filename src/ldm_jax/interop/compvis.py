@@ -43,7 +43,8 @@ _UNUSED = re.compile(
 _UNUSED_BY_CONDITIONERS = re.compile(
     r".*position_ids|text_projection.*|logit_scale|attn_mask|visual\..*|transformer\.to_logits\..*"
 )
-_TEXT_MODEL, _OPEN_CLIP = "transformer.text_model.", "model."
+# Below the conditioner's prefix: how a text tower of transformers or OpenCLIP is wrapped.
+TEXT_MODEL, OPEN_CLIP = "transformer.text_model.", "model."
 
 
 def read_compvis(
@@ -120,14 +121,14 @@ def _component(part: str, tensors: Tensors) -> Component:
     if part == "first_stage":
         return Component(tensors, _first_stage_entries, lambda n: n.startswith("loss."))
     names = list(tensors.keys())
-    prefix = next((p for p in (_TEXT_MODEL, _OPEN_CLIP) if _any_starts(names, p)), "")
+    prefix = next((p for p in (TEXT_MODEL, OPEN_CLIP) if _any_starts(names, p)), "")
     last = _last_layer(names)
 
     def is_unused(name: str) -> bool:
         return name.startswith(last) or bool(_UNUSED_BY_CONDITIONERS.fullmatch(name))
 
     def entries(module: Any, params: PyTree) -> list[Entry]:
-        return make_entries(params, conditioner_cells(module, prefix == _OPEN_CLIP))
+        return make_entries(params, conditioner_cells(module, prefix == OPEN_CLIP))
 
     renamed = Renamed(tensors, {n.removeprefix(prefix): n for n in names})
     return Component(renamed, entries, is_unused)

@@ -34,14 +34,14 @@ def infer_settings(path: Path, file: Tensors, components: Mapping[str, Tensors])
         raise UserError(f"{path}: has no first stage. Legal: a file with first_stage_model.*")
     first_stage = _Shapes(path, components["first_stage"]).first_stage()
     if "unet" not in components:
-        task = {"name": "autoencoder", "model": first_stage}
-        return {"task": task, "data": _data(256), "sample": {}}
+        alone = {"name": "autoencoder", "model": first_stage}
+        return {"task": alone, "data": _data(256), "sample": {}}
     unet_shapes = _Shapes(path, components["unet"])
     unet, context, inputs = unet_shapes.unet()
     shape = (unet["channels"], unet["channel_mult"], context, inputs)
     published = find_published(shape, str(path))
     unet |= published.heads
-    conditioner = {"name": "none"}
+    conditioner: dict[str, Any] = {"name": "none"}
     latent = published.image_size // 2 ** (len(first_stage["channel_mult"]) - 1)
     extra = inputs - unet["out_channels"]
     if "conditioner" in components and not _is_first_stage(components["conditioner"]):
@@ -72,13 +72,13 @@ def infer_settings(path: Path, file: Tensors, components: Mapping[str, Tensors])
 
 
 def open_question(settings: Mapping[str, Any]) -> str | None:
-    """Returns the field that neither shapes nor name of the model settle, if there is one.
+    """Returns the field of `task` that nothing in the file settles, if there is one.
 
     Stable Diffusion 2's base model predicts eps, its 768 model v, with the same shapes.
     """
     conditioner = settings["task"].get("conditioner", {})
     is_two = conditioner.get("name") == "clip_text" and conditioner.get("activation") == "gelu"
-    return "task.parameterization" if is_two else None
+    return "parameterization" if is_two else None
 
 
 def _data(image_size: int) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from ldm_jax.models.vq_autoencoder import VQAutoencoder
 
 # The release whose fields these are; older and newer ones read them too.
 VERSION = "0.42.1"
+# Parts that Stable Diffusion's pipeline may do without.
+_ABSENT = ("feature_extractor", "image_encoder", "safety_checker")
 _PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 _BETA_SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
 
@@ -83,9 +85,14 @@ def unet_config(
 
 
 def first_stage_config(
-    model: ConvolutionalFirstStage, scale_factor: float, image_size: int
+    model: ConvolutionalFirstStage, image_size: int, scale_factor: float | None
 ) -> dict[str, Any]:
     """Returns vae/ or vqvae/config.json: AutoencoderKL or VQModel.
+
+    Args:
+      model: the first stage.
+      image_size: of training, in pixels.
+      scale_factor: of the latents; None to say nothing of it.
 
     Raises:
       UserError: a first stage that diffusers' classes are not.
@@ -112,8 +119,9 @@ def first_stage_config(
         "norm_num_groups": model.num_groups,
         "out_channels": model.image_channels,
         "sample_size": image_size,
-        "scaling_factor": scale_factor,
     }
+    if scale_factor is not None:
+        config["scaling_factor"] = scale_factor
     if isinstance(model, VQAutoencoder):
         return config | {
             "_class_name": "VQModel",
@@ -125,35 +133,69 @@ def first_stage_config(
     return config | {"_class_name": "AutoencoderKL"}
 
 
-def conditioner_config(conditioner: Conditioner) -> tuple[str, str, dict[str, Any]] | None:
-    """Returns the folder of a text encoder, its class and its config.json; None if there is none.
+def text_config(conditioner: ClipText | TextTransformer) -> dict[str, Any]:
+    """Returns text_encoder/config.json or bert/config.json."""
+    if isinstance(conditioner, ClipText):
+        return _clip_config(conditioner)
+    return _bert_config(conditioner)
+
+
+def pipeline_index(
+    conditioner: Conditioner, first_stage_class: str, scale_factor: float
+) -> dict[str, Any]:
+    """Returns model_index.json, but for the U-Net's class: the pipeline of this conditioner.
 
     Raises:
       UserError: a conditioner that no pipeline of diffusers has.
     """
+    index: dict[str, Any] = {
+        "_diffusers_version": VERSION,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
+    stage = ["diffusers", first_stage_class]
     if isinstance(conditioner, ClipText):
-        return "text_encoder", "CLIPTextModel", _clip_config(conditioner)
+        absent = {name: [None, None] for name in _ABSENT}
+        return (
+            index
+            | absent
+            | {
+                "_class_name": "StableDiffusionPipeline",
+                "requires_safety_checker": False,
+                "text_encoder": ["transformers", "CLIPTextModel"],
+                "tokenizer": ["transformers", "CLIPTokenizer"],
+                "vae": stage,
+            }
+        )
     if isinstance(conditioner, TextTransformer) and conditioner.key == "tokens":
         if conditioner.pooled_dim:
-            raise _no_place(f"pooled_dim={conditioner.pooled_dim}", "0")
-        return "bert", "LDMBertModel", _bert_config(conditioner)
-    if isinstance(conditioner, NoConditioning | Identity):
-        return None
-    if isinstance(conditioner, ClassLabel) and conditioner.route == "embedding":
-        return None
-    route = getattr(conditioner, "route", None)
-    what = f"a conditioner {type(conditioner).__name__}" + (f" with route={route}" if route else "")
-    legal = "clip_text, text_transformer, class_label with route=embedding, identity, none"
-    raise _no_place(what, legal)
+            raise _no_place(f"text_transformer.pooled_dim={conditioner.pooled_dim}", "0")
+        return index | {
+            "_class_name": "LDMTextToImagePipeline",
+            "bert": ["latent_diffusion", "LDMBertModel"],
+            "tokenizer": ["transformers", "BertTokenizer"],
+            "vqvae": stage,
+        }
+    if isinstance(conditioner, Identity) and conditioner.key == "low_res":
+        if scale_factor != 1.0:
+            raise _no_place(f"scale_factor={scale_factor} in super-resolution", "1.0")
+        return index | {"_class_name": "LDMSuperResolutionPipeline", "vqvae": stage}
+    is_table = isinstance(conditioner, ClassLabel) and conditioner.route == "embedding"
+    if is_table or isinstance(conditioner, NoConditioning):
+        return index | {"_class_name": "LDMPipeline", "vqvae": stage}
+    raise _no_place(
+        f"the conditioner {conditioner!r}".split("(")[0].lower(),
+        "clip_text, text_transformer, class_label with route=embedding, identity with key=low_res, "
+        "none",
+    )
 
 
 def scheduler_config(
-    alpha_bar_betas: np.ndarray, name: str, parameterization: str, spacing: str
+    betas: np.ndarray, name: str, parameterization: str, spacing: str
 ) -> dict[str, Any]:
     """Returns scheduler_config.json of a DDIMScheduler.
 
     Args:
-      alpha_bar_betas: beta_t, [T] float64.
+      betas: [T] float64.
       name: of the noise schedule.
       parameterization: 'eps', 'x0' or 'v'.
       spacing: of the steps.
@@ -165,17 +207,17 @@ def scheduler_config(
         "_class_name": "DDIMScheduler",
         "_diffusers_version": VERSION,
         "clip_sample": False,
-        "num_train_timesteps": len(alpha_bar_betas),
+        "num_train_timesteps": len(betas),
         "prediction_type": _PREDICTIONS[parameterization],
-        "timestep_spacing": "trailing" if spacing == "trailing" else "leading",
+        "timestep_spacing": spacing if spacing in ("trailing", "linspace") else "leading",
         "steps_offset": int(spacing == "reference"),
         "set_alpha_to_one": spacing != "reference",
     }
     if name in _BETA_SCHEDULES:
         return config | {
             "beta_schedule": _BETA_SCHEDULES[name],
-            "beta_start": float(alpha_bar_betas[0]),
-            "beta_end": float(alpha_bar_betas[-1]),
+            "beta_start": float(betas[0]),
+            "beta_end": float(betas[-1]),
         }
     if name == "cosine":
         return config | {"beta_schedule": "squaredcos_cap_v2"}

@@ -54,3 +54,10 @@ def read_own(path: Path) -> Foreign:
 def _entries(module: Any, params: PyTree) -> list[Entry]:
     del module
     return own_entries(params)
+
+
+def write_config(folder: Path, text: str) -> None:
+    """Writes config.json, last of all, since it is what makes the folder a model."""
+    temporary = folder / f"{CONFIG}.tmp"
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(folder / CONFIG)

@@ -162,11 +162,13 @@ def restore_params(
 
 
 def is_workdir(path: str | Path) -> bool:
-    """Returns whether a folder is a training run's."""
+    """Returns whether a folder is a training run's, even one that has only begun or is damaged."""
     root = Path(path)
-    return (root / "config.json").is_file() and (
-        (root / "checkpoints").is_dir() or has_frozen(root)
-    )
+    if (root / "checkpoints").is_dir() or has_frozen(root):
+        return True
+    # Folders of weights have a config.json too, ours and those of diffusers.
+    has_config = (root / "config.json").is_file()
+    return has_config and not any(root.glob("*.safetensors")) and not any(root.glob("*.bin"))
 
 
 def read_item(workdir: str | Path, item: str, key: str, abstract: PyTree) -> PyTree:

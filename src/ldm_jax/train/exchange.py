@@ -5,13 +5,14 @@ time. What does not fit is counted before anything is loaded.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError
@@ -21,12 +22,13 @@ from ldm_jax.interop.compvis import read_compvis
 from ldm_jax.interop.compvis_settings import open_question
 from ldm_jax.interop.diffusers import is_diffusers, read_diffusers
 from ldm_jax.interop.foreign import Account, Foreign, Progress, read_parameters, take_account
-from ldm_jax.interop.mapping import flatten, nest
+from ldm_jax.interop.mapping import Entry, flatten, nest
 from ldm_jax.interop.own import LATENT_SCALE, is_own, read_own
-from ldm_jax.interop.tensors import TensorInfo
+from ldm_jax.interop.tensors import TensorInfo, Tensors
+from ldm_jax.parallel.sharding import placed, replicated
 from ldm_jax.tasks.autoencoder import AutoencoderTask
 from ldm_jax.tasks.base import Task
-from ldm_jax.tasks.first_stage import LatentScale, fixed_scale
+from ldm_jax.tasks.first_stage import Frozen, LatentScale, fixed_scale
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, read_item, read_item_infos
@@ -36,7 +38,7 @@ LAYOUTS = (
     "a training run's --workdir, a folder written by 'ldm-jax convert', a diffusers folder, or a "
     "CompVis file (.safetensors, .ckpt)"
 )
-Override = Callable[[ConfigDict], None]
+_GROUPS = ("task", "data", "sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Model:
       config: what it amounts to; its tokenizer has a path if there is one.
       task: built from the configuration.
       abstract: shapes of the parameters, by component.
-      infos: shapes and types on disk of the parameters that were found, by component and path.
+      infos: shapes and types on disk of the parameters, by component and path; float32 for those
+        that were not found.
       read: (component, progress) -> parameters found, NumPy arrays of the types on disk.
       latent_scale: between the first stage's latents and the diffusion model's.
       accounts: what does not fit, by component.
@@ -117,12 +120,35 @@ class Model:
         return lines + [f"unexpected {name}" for name in self.strays]
 
 
+def read_model_config(path: str | Path, *, ema: bool = True) -> ConfigDict:
+    """Returns the configuration that a model on disk amounts to.
+
+    A field that nothing on disk settles is None: `task.parameterization` of Stable Diffusion 2.
+
+    Args:
+      path: one of LAYOUTS.
+      ema: see `open_model`.
+
+    Raises:
+      UserError: nothing that we can read, or too little to know the model by.
+    """
+    path = Path(path)
+    if is_workdir(path):
+        return read_config(path).lock()
+    with _read_foreign(path, None, ema) as foreign:
+        config = base_config()
+        settings = _plain(foreign.settings)
+        config.task, config.data = settings["task"], settings["data"]
+        config.sample.update(settings["sample"])
+        if foreign.layout == "compvis" and (question := open_question(settings)):
+            config.task[question] = None
+        return config.lock()
+
+
 def open_model(
     path: str | Path,
     *,
     config: ConfigDict | None = None,
-    override: Override | None = None,
-    settled: tuple[str, ...] = (),
     tokenizer: str | Path | None = None,
     ema: bool = True,
 ) -> Model:
@@ -130,33 +156,55 @@ def open_model(
 
     Args:
       path: one of LAYOUTS.
-      config: of the model, where its files do not tell.
-      override: changes the configuration before anything is built from it.
-      settled: fields that `override` decides, such as 'task.parameterization'.
+      config: of the model, by default what `read_model_config` finds.
       tokenizer: folder of a Hugging Face tokenizer, where the model has none with it.
       ema: averaged parameters, where there are both.
 
     Raises:
-      UserError: nothing that we can read, or its configuration is not to be known.
+      UserError: nothing that we can read, or a configuration that does not build.
     """
     path = Path(path)
+    config = read_model_config(path, ema=ema) if config is None else config
+    config = config.copy_and_resolve_references()
+    if config.task.name == "latent_diffusion" and config.task.get("parameterization", "") is None:
+        raise UserError(
+            f"{path}: Stable Diffusion 2's weights do not tell what they predict. Legal: "
+            "--config.task.parameterization=eps (the base model) or v (the 768 model)."
+        )
     if is_workdir(path):
-        return _open_workdir(path, config, override, ema)
+        return _open_workdir(path, config, ema)
     foreign = _read_foreign(path, config, ema)
     try:
-        if config is None:
-            question = open_question(foreign.settings) if foreign.layout == "compvis" else None
-            if question is not None and question not in settled:
-                raise UserError(
-                    f"{path}: Stable Diffusion 2's weights do not tell what they predict. Legal: "
-                    f"--config.{question}=eps (the base model, 512 pixels) or v (768 pixels)."
-                )
-            config = _to_config(foreign.settings)
         found = Path(tokenizer) if tokenizer is not None else foreign.tokenizer
-        return _open_foreign(path, foreign, config, override, found)
+        return _open_foreign(path, foreign, config, found)
     except BaseException:
         foreign.close()
         raise
+
+
+def load_diffusion(model: Model, mesh: Mesh) -> tuple[PyTree, Frozen]:
+    """Returns the parameters and the frozen parts of a diffusion model, laid out over a mesh.
+
+    Parameters get the types of the configuration (float32, unless it says otherwise).
+    """
+    task = model.task
+    assert isinstance(task, LatentDiffusionTask)
+    assert model.latent_scale is not None
+
+    def load(component: str) -> PyTree:
+        if component not in model.abstract:
+            return {}  # no parameters
+        abstract = placed(mesh, model.abstract[component])
+        return jax.tree.map(
+            lambda x, to: jax.device_put(x.astype(to.dtype), to.sharding),
+            model.load(component),
+            abstract,
+        )
+
+    params = {name: load(name) for name in task.groups["diffusion"]}
+    conditioner = None if task.train_conditioner else load("conditioner")
+    scale = jax.device_put(model.latent_scale, replicated(mesh))
+    return params, Frozen(load("first_stage"), scale, conditioner)
 
 
 def _read_foreign(path: Path, config: ConfigDict | None, ema: bool) -> Foreign:
@@ -166,21 +214,10 @@ def _read_foreign(path: Path, config: ConfigDict | None, ema: bool) -> Foreign:
         if is_diffusers(path):
             return read_diffusers(path)
     elif path.exists():
-        settings = None if config is None else _to_settings(config)
+        settings = None if config is None else {g: config[g].to_dict() for g in _GROUPS}
         return read_compvis(path, settings, ema=ema)
     what = "no such file or folder" if not path.exists() else "no model that we know"
     raise UserError(f"{path}: {what}. Legal: {LAYOUTS}.")
-
-
-def _to_config(settings: Mapping[str, Any]) -> ConfigDict:
-    config = base_config()
-    config.task, config.data = _plain(settings["task"]), _plain(settings["data"])
-    config.sample.update(_plain(settings["sample"]))
-    return config
-
-
-def _to_settings(config: ConfigDict) -> dict[str, Any]:
-    return {name: config[name].to_dict() for name in ("task", "data", "sample")}
 
 
 def _plain(value: Any) -> Any:
@@ -191,15 +228,8 @@ def _plain(value: Any) -> Any:
 
 
 def _open_foreign(
-    path: Path,
-    foreign: Foreign,
-    config: ConfigDict,
-    override: Override | None,
-    tokenizer: Path | None,
+    path: Path, foreign: Foreign, config: ConfigDict, tokenizer: Path | None
 ) -> Model:
-    config = config.copy_and_resolve_references()
-    if override is not None:
-        override(config)
     _name_tokenizer(config, tokenizer)
     task = assemble.build_task(config)
     abstract = _abstract(task, config)
@@ -211,13 +241,7 @@ def _open_foreign(
         component = foreign.components[name]
         entries[name] = component.entries(model.module(name), tree)
         accounts[name] = take_account(entries[name], component)
-        missing = set(accounts[name].missing)
-        infos[name] = {
-            ours: TensorInfo(shape, component.tensors.info(entry.theirs).dtype)
-            for entry in entries[name]
-            if entry.theirs not in missing
-            for ours, shape in zip(entry.ours, entry.shapes, strict=True)
-        }
+        infos[name] = _infos(entries[name], component.tensors)
     extra = tuple(
         f"{name}.{key}"
         for name, component in foreign.components.items()
@@ -240,6 +264,19 @@ def _open_foreign(
         notes=foreign.notes,
         close=foreign.close,
     )
+
+
+def _infos(entries: Sequence[Entry], tensors: Tensors) -> dict[str, TensorInfo]:
+    found = set(tensors.keys())
+    infos: dict[str, TensorInfo] = {}
+    for entry in entries:
+        known = entry.theirs in found
+        dtype = tensors.info(entry.theirs).dtype if known else np.dtype(np.float32)
+        infos |= {
+            path: TensorInfo(shape, dtype)
+            for path, shape in zip(entry.ours, entry.shapes, strict=True)
+        }
+    return infos
 
 
 def _name_tokenizer(config: ConfigDict, tokenizer: Path | None) -> None:
@@ -289,12 +326,7 @@ def _abstract(task: Task, config: ConfigDict) -> dict[str, PyTree]:
     return {name: tree for name, tree in shapes.items() if jax.tree.leaves(tree)}
 
 
-def _open_workdir(
-    path: Path, config: ConfigDict | None, override: Override | None, ema: bool
-) -> Model:
-    config = (read_config(path) if config is None else config).copy_and_resolve_references()
-    if override is not None:
-        override(config)
+def _open_workdir(path: Path, config: ConfigDict, ema: bool) -> Model:
     task = assemble.build_task(config)
     trained = "ema_params" if ema else "params"
     if isinstance(task, LatentDiffusionTask):

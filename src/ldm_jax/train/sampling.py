@@ -28,8 +28,9 @@ def make_sample_fn(
     per_device_batch: int,
     image_shape: tuple[int, int] | None = None,
     check_finite: bool = True,
+    as_uint8: bool = True,
 ) -> SampleFn:
-    """Returns `draw(params, frozen, batch, seed, indices, progress) -> uint8 [n, H, W, C]`.
+    """Returns `draw(params, frozen, batch, seed, indices, progress, z_T) -> images [n, H, W, C]`.
 
     The loop over noise levels is one compiled program for a bucket of images: `per_device_batch`
     for each of the mesh's data × fsdp parts. The last bucket is padded and cut. A bucket has the
@@ -43,12 +44,14 @@ def make_sample_fn(
       per_device_batch: images per device and program run.
       image_shape: (H, W) in pixels, by default the training size.
       check_finite: raise UserError for an image that is not finite, instead of a black one.
+      as_uint8: images of 0 .. 255; otherwise float32, about [-1, 1] and not clipped.
 
-    `progress`, if given, is called with the number of images finished, after each bucket.
+    `progress`, if given, is called with the number of images finished, after each bucket. `z_T`,
+    if given, is the noise [n, h, w, c] to start from.
     """
     bucket = per_device_batch * batch_shards(mesh)
 
-    def draw_bucket(params, frozen, batch, seed, indices):
+    def draw_bucket(params, frozen, batch, z_T, seed, indices):
         images = task.sample(
             params,
             frozen,
@@ -59,14 +62,16 @@ def make_sample_fn(
             steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             image_shape=image_shape,
+            z_T=z_T,
         )
-        return to_uint8_images(images), jnp.all(jnp.isfinite(images), axis=(1, 2, 3))
+        shown = to_uint8_images(images) if as_uint8 else images
+        return shown, jnp.all(jnp.isfinite(images), axis=(1, 2, 3))
 
     # One program per device, over whole weights and its own rows, so that no mesh changes a bit;
     # then gathered, so that every process can read the whole bucket.
     rows = P(BATCH_AXES)
     draw_parts = jax.shard_map(
-        draw_bucket, mesh=mesh, in_specs=(P(), P(), rows, P(), rows), out_specs=(rows, rows)
+        draw_bucket, mesh=mesh, in_specs=(P(), P(), rows, rows, P(), rows), out_specs=(rows, rows)
     )
     compiled = jax.jit(draw_parts, out_shardings=replicated(mesh))
 
@@ -77,6 +82,7 @@ def make_sample_fn(
         seed: int,
         indices: Sequence[int] | np.ndarray,
         progress: Callable[[int], object] | None = None,
+        z_T: np.ndarray | None = None,
     ) -> np.ndarray:
         indices = np.asarray(indices, np.int32)
         images = []
@@ -85,11 +91,10 @@ def make_sample_fn(
         for start in range(0, len(indices), bucket):
             rows = np.arange(start, min(start + bucket, len(indices)))
             padded = np.concatenate([rows, np.full(bucket - len(rows), rows[-1])])
-            inputs = {name: np.asarray(value)[padded] for name, value in batch.items()}
+            mine = jax.tree.map(lambda x, p=padded: np.asarray(x)[p], (dict(batch), z_T, indices))
+            inputs, noise, numbers = _put(mesh, mine)
             with jax.set_mesh(mesh):
-                out, finite = compiled(
-                    params, frozen, _put(mesh, inputs), np.uint32(seed), _put(mesh, indices[padded])
-                )
+                out, finite = compiled(params, frozen, inputs, noise, np.uint32(seed), numbers)
             if check_finite and not np.all(finite):
                 raise UserError(
                     f"image {indices[padded][np.argmin(finite)]}: not a number. Legal: a smaller "

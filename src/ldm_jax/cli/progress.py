@@ -1,0 +1,36 @@
+"""The progress bar of the commands."""
+
+import time
+from typing import Any
+
+
+class Progress:
+    """A progress bar that appears with the first report, so that no mistake is printed into it.
+
+    Args:
+      what: the name of the command.
+      total: of all reports.
+      unit: what is counted.
+    """
+
+    def __init__(self, what: str, total: int, unit: str):
+        self._settings: dict[str, Any] = {"desc": what, "total": total, "unit": unit}
+        self._start = time.time()
+        self._bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __call__(self, count: int) -> None:
+        """Adds to what is done."""
+        if self._bar is None:
+            from tqdm import tqdm
+
+            scale = self._settings["unit"] == "B"
+            self._bar = tqdm(dynamic_ncols=True, unit_scale=scale, **self._settings)
+            self._bar.start_t = self._start
+        self._bar.update(count)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
