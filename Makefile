@@ -24,7 +24,7 @@ test: $(VENV)/installed-dev  ## everything but the slow tests
 	$(BIN)/python -m pytest -m "not slow"
 
 test-slow: $(VENV)/installed-dev  ## minutes each: run before an issue ends
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -o log_cli=true -o log_cli_level=INFO
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -10,7 +10,8 @@ import pytest
 from ldm_jax.conditioning import CONDITIONERS, Conditioner, drop
 from ldm_jax.core.config import build
 
-# Field values for a small instance, and what its inputs look like: (shape, exclusive maximum).
+# Field values for a small instance, and what its inputs look like: (shape, exclusive maximum of
+# whole numbers, or None for floats).
 CASES = {
     "none": [({}, {})],
     "class_label": [
@@ -23,20 +24,49 @@ CASES = {
             {"tokens": ((5,), 9)},
         )
     ],
+    "clip_text": [
+        (
+            {"vocab_size": 9, "length": 5, "dim": 8, "depth": 1, "num_heads": 2},
+            {"tokens": ((5,), 9)},
+        )
+    ],
+    "spatial_rescaler": [({"num_classes": 5, "image_size": 8}, {"segmentation": ((8, 8), 5)})],
+    "identity": [
+        ({"key": "clip", "shape": (3, 4), "route": "context"}, {"clip": ((3, 4), None)}),
+        ({"key": "low_res", "shape": (2, 2, 3), "route": "concat"}, {"low_res": ((2, 2, 3), None)}),
+        ({"key": "vector", "shape": (6,), "route": "embedding"}, {"vector": ((6,), None)}),
+    ],
 }
-ROWS = [(name, *case) for name, cases in CASES.items() for case in cases]
-IDS = [f"{name}-{fields.get('route', 'default')}" for name, fields, _ in ROWS]
-conditioner_cases = pytest.mark.parametrize(("name", "fields", "spec"), ROWS, ids=IDS)
+# Those that have no null condition by choice.
+WITHOUT_NULL = {
+    "class_label": [({"num_classes": 7, "dim": 8, "null_class": False}, {"class": ((), 7)})],
+}
+
+
+def parametrize(*tables):
+    rows = [(name, *case) for table in tables for name, cases in table.items() for case in cases]
+    extra = {True: "", False: "-no-null"}
+    ids = [
+        f"{name}-{fields.get('route', 'default')}{extra[fields.get('null_class', True)]}"
+        for name, fields, _ in rows
+    ]
+    return pytest.mark.parametrize(("name", "fields", "spec"), rows, ids=ids)
+
+
+guided_cases = parametrize(CASES)
+conditioner_cases = parametrize(CASES, WITHOUT_NULL)
 
 
 def make(name, fields, spec, **extra):
     """Returns a small conditioner, a batch of four, and variables made of noise."""
     module = build("config.conditioner", CONDITIONERS, {"name": name, **fields}, **extra)
     rng = np.random.default_rng(0)
-    batch = {
-        key: jnp.asarray(rng.integers(0, maximum, size=(4, *shape)), jnp.int32)
-        for key, (shape, maximum) in spec.items()
-    }
+    batch = {}
+    for key, (shape, maximum) in spec.items():
+        size = (4, *shape)
+        whole = maximum is not None
+        draws = rng.integers(0, maximum, size=size) if whole else rng.normal(size=size)
+        batch[key] = jnp.asarray(draws, jnp.int32 if whole else jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), batch)
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
     return module, batch, variables
@@ -55,6 +85,15 @@ def test_inputs_name_what_is_read(name, fields, spec):
 
 
 @conditioner_cases
+def test_input_shapes_are_those_of_an_example(name, fields, spec):
+    module, batch, _ = make(name, fields, spec)
+    found = module.input_shapes(fields.get("image_size", 16))
+    assert {key: (x.shape, x.dtype) for key, x in found.items()} == {
+        key: (x.shape[1:], x.dtype) for key, x in batch.items()
+    }
+
+
+@guided_cases
 def test_null_has_the_routes_and_row_shapes_of_a_batch(name, fields, spec):
     module, batch, variables = make(name, fields, spec)
     given = jax.jit(module.apply)(variables, batch)
@@ -68,7 +107,7 @@ def test_null_has_the_routes_and_row_shapes_of_a_batch(name, fields, spec):
             np.testing.assert_allclose(empty, np.repeat(empty[:1], size, axis=0), atol=1e-6)
 
 
-@conditioner_cases
+@guided_cases
 def test_drop_within_one_jitted_application(name, fields, spec):
     module, batch, variables = make(name, fields, spec)
     mask = jnp.array([True, False, False, True])

@@ -37,7 +37,6 @@ def assert_same_images(got, expected):
     assert expected.std() > 0.05
     assert np.abs(expected).max() < 1 or np.mean(np.abs(expected) < 1) > 0.5
     difference = np.abs(got - expected).max()
-    print(f"largest difference {difference:.2e}")
     assert difference <= TOLERANCE, f"differs by {difference:.2e}"
 
 

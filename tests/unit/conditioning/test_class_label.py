@@ -38,3 +38,18 @@ def test_unknown_route_lists_the_legal_ones():
 def test_one_hot_labels_are_refused():
     with pytest.raises(UserError, match=r"batch\['class'\]: got shape \(2, 5\)"):
         ClassLabel(5, 8).init(jax.random.key(0), {"class": jnp.zeros((2, 5), jnp.int32)})
+
+
+def test_without_a_null_class_there_is_no_row_for_it():
+    module = ClassLabel(5, 8, null_class=False)
+    table = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    variables = module.init(jax.random.key(0), BATCH)
+    assert variables["params"]["table"]["embedding"].shape == (5, 8)
+    found = jax.jit(module.apply)({"params": {"table": {"embedding": table}}}, BATCH)
+    np.testing.assert_array_equal(found.context, table[[4, 0]][:, None, :])
+    with pytest.raises(UserError) as caught:
+        module.apply(variables, 1, method="null")
+    assert str(caught.value) == (
+        "class_label.null_class=False: no null class to guide away from. Legal: "
+        "guidance_scale=1.0 and condition_drop_rate=0.0, or null_class=True."
+    )

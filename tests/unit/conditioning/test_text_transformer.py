@@ -107,3 +107,31 @@ def test_pooled_embedding_is_a_projection_of_the_normalised_mean_token():
     null = module.apply({"params": params}, 3, method="null")
     assert null.embedding.shape == (3, 5)
     assert null.context.shape == (3, 4, 6)
+
+
+def test_unused_logits_count_but_change_nothing():
+    module = TextTransformer(30522, dim=1280, depth=32, unused_logits=True)
+    batch = {"tokens": jnp.zeros((1, 77), jnp.int32)}
+    shapes = jax.eval_shape(module.init, jax.random.key(0), batch)
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 581_994_042
+
+    module = TextTransformer(**FIELDS, unused_logits=True)
+    to_logits = jax.eval_shape(module.init, jax.random.key(0), BATCH)["params"]["to_logits"]
+    assert jax.tree.map(jnp.shape, to_logits) == {"kernel": (6, 11), "bias": (11,)}
+    noise = jax.tree.map(lambda x: jnp.full(x.shape, 7.0), to_logits)
+    with_logits = {"params": {**variables()["params"], "to_logits": noise}}
+    expected = numpy_encode(jax.tree.map(np.asarray, variables()["params"]), TOKENS)
+    context = jax.jit(module.apply)(with_logits, BATCH).context
+    np.testing.assert_allclose(context, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_key_names_the_entry_that_is_read():
+    module = TextTransformer(**FIELDS, key="layout")
+    assert module.inputs == ("layout",)
+    assert module.input_shapes(64) == {"layout": jax.ShapeDtypeStruct((4,), jnp.int32)}
+    batch = {"layout": jnp.asarray(TOKENS), "tokens": jnp.zeros((2, 4), jnp.int32)}
+    expected = numpy_encode(jax.tree.map(np.asarray, variables()["params"]), TOKENS)
+    context = jax.jit(module.apply)(variables(), batch).context
+    np.testing.assert_allclose(context, expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(UserError, match=r"batch\['layout'\]: got shape \(2, 5\)"):
+        module.apply(variables(), {"layout": jnp.zeros((2, 5), jnp.int32)})
