@@ -5,7 +5,6 @@ images = pipeline(["a large red circle at the top left"], seed=1)
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +79,7 @@ class Pipeline:
         spec = assemble.batch_spec(config, task, 1)
         params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
         params, step = restore_params(path, placed(mesh, params), ema=ema)
-        frozen = abstract_frozen(task, config.data.image_size, config.data.get("channels", 3))
+        frozen = abstract_frozen(task, config.data.image_size)
         return cls(config, task, params, restore_frozen(path, placed(mesh, frozen)), mesh, step)
 
     @classmethod
@@ -92,7 +91,7 @@ class Pipeline:
         ema: bool,
         mesh: Mesh,
     ) -> "Pipeline":
-        with closing(open_model(path, config=config, tokenizer=tokenizer, ema=ema)) as model:
+        with open_model(path, config=config, tokenizer=tokenizer, ema=ema) as model:
             model.check()
             task = _diffusion(path, model.task)
             check_sampling(model.config, None)

@@ -76,7 +76,7 @@ def trace_train_step(path):
     task = assemble.build_task(config)
     spec = assemble.batch_spec(config, task, config.train.batch_size)
     optimizers, learning_rate = assemble.build_optimizers(config, task)
-    frozen = abstract_frozen(task, config.data.image_size, config.data.get("channels", 3))
+    frozen = abstract_frozen(task, config.data.image_size)
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: init_state(task, optimizers, key, spec), key)
     step = make_train_step(

@@ -46,15 +46,14 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     ema = not arguments.raw
     config = read_model_config(arguments.source, ema=ema) if given is None else given
     apply_overrides(config, overrides)
-    model = open_model(arguments.source, config=config, tokenizer=arguments.tokenizer, ema=ema)
-    try:
+    with open_model(
+        arguments.source, config=config, tokenizer=arguments.tokenizer, ema=ema
+    ) as model:
         for note in model.notes:
             print(f"note: {note}")
         _account(model, arguments.no_strict)
         with Progress("convert", total_bytes(model), "B") as progress:
             convert(model, arguments.target, arguments.to, progress)
-    finally:
-        model.close()
     print(f"{arguments.source} ({model.layout}) is now {arguments.target} ({arguments.to})")
 
 

@@ -57,7 +57,7 @@ def describe(config) -> tuple[dict[str, Any], str]:
     spec = assemble.batch_spec(config, task, config.train.batch_size)
     params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
     size, channels = config.data.image_size, config.data.get("channels", 3)
-    frozen = abstract_frozen(task, size, channels)
+    frozen = abstract_frozen(task, size)
     stage = task.first_stage if isinstance(task, LatentDiffusionTask) else task.model
     networks = dict(params)
     if frozen and frozen.conditioner is not None:

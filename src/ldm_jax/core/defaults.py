@@ -13,6 +13,7 @@ def base_config() -> ConfigDict:
     config.seed = 0
     config.train = {
         "steps": 100_000,
+        "init_from": placeholder(str),  # a model of any layout to start from
         "batch_size": 64,  # global: all devices and micro-batches together
         "accumulation": 1,  # micro-batches per update
         "mesh": (-1, 1, 1),  # (data, fsdp, tensor); -1 takes the devices that are left

@@ -1,5 +1,6 @@
 """From captions to token ids: a word list of one's own, or a Hugging Face tokenizer."""
 
+import copy
 import pathlib
 import re
 import threading
@@ -9,6 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from ldm_jax.core.checks import UserError, read_text
+from ldm_jax.data.clip_bpe import clip_tokenizer
 from ldm_jax.data.shapes import SHAPES_VOCABULARY
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
@@ -31,6 +33,10 @@ class Tokenizer(Protocol):
 
     def __call__(self, text: str) -> np.ndarray:
         """Returns int32 [length]."""
+        ...
+
+    def save(self, folder: pathlib.Path, *, with_padding: bool) -> None:
+        """Writes the tokenizer as a Hugging Face folder."""
         ...
 
 
@@ -73,6 +79,30 @@ class WordTokenizer:
         tokens[: len(ids)] = ids[: self.length]
         return tokens
 
+    def save(self, folder: pathlib.Path, *, with_padding: bool = True) -> None:
+        """Writes a Hugging Face folder that gives the same ids; `with_padding` makes no difference.
+
+        Args:
+          folder: where.
+          with_padding: as in `HuggingFaceTokenizer.save`.
+        """
+        del with_padding
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        padding, unknown = "[PAD]", "[UNK]"
+        ids = {padding: self.PADDING, unknown: self.UNKNOWN, **self._ids}
+        core = Tokenizer(models.WordLevel(ids, unk_token=unknown))
+        core.normalizer = normalizers.Lowercase()
+        core.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD.pattern), "removed", invert=True)
+        whole = PreTrainedTokenizerFast(
+            tokenizer_object=core,
+            pad_token=padding,
+            unk_token=unknown,
+            model_max_length=self.length,
+        )
+        whole.save_pretrained(str(folder))
+
 
 class HuggingFaceTokenizer:
     """The tokenizer in a local Hugging Face folder, padded and truncated to `length`.
@@ -81,20 +111,24 @@ class HuggingFaceTokenizer:
     the end token pads, as in CLIP.
 
     Args:
-      path: folder with tokenizer.json, or vocabulary files that `AutoTokenizer` reads. Nothing is
-        downloaded.
+      path: folder with tokenizer.json, or vocabulary files that `AutoTokenizer` reads; or CLIP's
+        list of merges, bpe_simple_vocab_16e6.txt.gz. Nothing is downloaded.
       length: tokens per caption with its special tokens (77 in the paper's text models).
+      pad_token: instead of the folder's own; '!' for OpenCLIP's models, which pad with id 0. It is
+        not made special: a '!' in a caption stays what it is.
     """
 
-    def __init__(self, path: str, length: int = 77):
-        folder = pathlib.Path(path).expanduser()
-        if not folder.is_dir():
+    def __init__(self, path: str, length: int = 77, pad_token: str | None = None):
+        source = pathlib.Path(path).expanduser()
+        if not source.exists():
             raise UserError(
-                f"tokenizer.path: no folder {str(folder)!r}. Expected a local Hugging Face folder "
-                "with tokenizer.json."
+                f"tokenizer.path: no folder {str(source)!r}. Expected a local Hugging Face folder "
+                "with tokenizer.json, or CLIP's bpe_simple_vocab_16e6.txt.gz."
             )
         self.length = _check_length(length)
-        self._tokenizer = _load_huggingface(folder)
+        self._tokenizer = _load_huggingface(source)
+        self._pad_token = pad_token or self._tokenizer.pad_token
+        self._pad = self._tokenizer.convert_tokens_to_ids(self._pad_token)
         # Its Rust core keeps truncation and padding as state and is not safe under threads.
         self._lock = threading.Lock()
         self.vocab_size = len(self._tokenizer)
@@ -104,18 +138,30 @@ class HuggingFaceTokenizer:
     def __call__(self, text: str) -> np.ndarray:
         """Returns int32 [length]."""
         with self._lock:
-            fitted = self._tokenizer(
-                text, padding="max_length", truncation=True, max_length=self.length
-            )
-            if sum(fitted["attention_mask"]) == self.length:
+            ids = self._tokenizer(text, truncation=True, max_length=self.length)["input_ids"]
+            if len(ids) == self.length:
                 whole = self._tokenizer(text, verbose=False)["input_ids"]
                 self.truncated += len(whole) > self.length
-        return np.asarray(fitted["input_ids"], np.int32)
+        return np.asarray(ids + [self._pad] * (self.length - len(ids)), np.int32)
+
+    def save(self, folder: pathlib.Path, *, with_padding: bool) -> None:
+        """Writes the tokenizer as a Hugging Face folder.
+
+        Args:
+          folder: where.
+          with_padding: name the padding token, which transformers then takes for a special one.
+        """
+        tokenizer = copy.deepcopy(self._tokenizer)
+        if with_padding:
+            tokenizer.pad_token = self._pad_token
+        tokenizer.save_pretrained(str(folder))
 
 
 def _load_huggingface(folder: pathlib.Path):
     from transformers import AutoTokenizer  # costs seconds to import
 
+    if folder.is_file():
+        return clip_tokenizer(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
@@ -124,7 +170,6 @@ def _load_huggingface(folder: pathlib.Path):
             f"tokenizer.path: {str(folder)!r} holds no tokenizer that transformers can read; "
             f"found: {found}. Expected tokenizer.json or vocabulary files."
         ) from error
-    tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"tokenizer.path: {str(folder)!r} names no padding and no end token.")

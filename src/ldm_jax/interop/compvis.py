@@ -166,4 +166,10 @@ def conditioner_cells(module: Any, is_open_clip: bool) -> Cells:
             f"the CompVis layout has no place for a {type(module).__name__}. Legal: "
             f"{', '.join(kind.__name__ for kind in tables)}."
         )
+    for field, legal in (("pooled_dim", 0), ("route", "context")):
+        if getattr(module, field, legal) != legal:
+            raise UserError(
+                f"the CompVis layout has no place for a {type(module).__name__} with "
+                f"{field}={getattr(module, field)}. Legal: {field}={legal}."
+            )
     return tables[type(module)](module)

@@ -68,6 +68,8 @@ def infer_settings(path: Path, file: Tensors, components: Mapping[str, Tensors])
     data = _data(published.image_size)
     if conditioner["name"] in ("clip_text", "text_transformer") and "key" not in conditioner:
         data["tokenizer"] = {"name": "huggingface", "length": conditioner["length"]}
+        if conditioner.get("activation") == "gelu":
+            data["tokenizer"]["pad_token"] = "!"  # OpenCLIP pads with id 0
     return {"task": task, "data": data, "sample": dict(published.sample)}
 
 
@@ -96,14 +98,15 @@ def _is_first_stage(conditioner: Tensors) -> bool:
 
 def _schedule(file: Tensors, published: Published) -> dict[str, Any]:
     """Returns the schedule; the file's own betas, where it has them, must be those."""
-    start, end = published.beta
+    (start, end), steps = published.beta, 1000
     if "betas" in set(file.keys()):
         betas = np.asarray(file["betas"], np.float64)
+        steps = len(betas)
         start, end = float(f"{betas[0]:.5g}"), float(f"{betas[-1]:.5g}")
         linear = np.linspace(start**0.5, end**0.5, len(betas)) ** 2
         if not np.allclose(betas, linear, rtol=1e-3):
             raise UserError("betas: not linear in their square roots. Legal: --config FILE.")
-    return {"name": "linear", "num_timesteps": 1000, "start": start, "end": end}
+    return {"name": "linear", "num_timesteps": steps, "start": start, "end": end}
 
 
 def _scale_factor(path: Path, file: Tensors, published: Published) -> float:

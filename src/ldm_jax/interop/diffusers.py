@@ -26,6 +26,8 @@ from ldm_jax.interop.tensors import INDEX_SUFFIX, Tensors, open_tensors
 from ldm_jax.interop.unet_names import diffusers_unet
 
 INDEX = "model_index.json"
+# Ours: whether the last class stands for none. diffusers skips fields with an underscore.
+NULL_CLASS = "_null_class"
 CLASS_TABLE = "class_embedding.weight"
 _CLASSES = ("AutoencoderKL", "VQModel")
 
@@ -111,7 +113,7 @@ def _settings(
     factor = 2 ** (len(model["channel_mult"]) - 1)
     size = config.get("sample_size") or 64
     latent = size if isinstance(size, int) else size[0]
-    conditioner = _conditioner(path, config, unet, latent)
+    conditioner = _conditioner(path, index, config, unet, latent)
     data = _data(latent * factor, model["image_channels"])
     if "length" in conditioner:
         data["tokenizer"] = {"name": "huggingface", "length": conditioner["length"]}
@@ -122,7 +124,7 @@ def _settings(
         "first_stage": {"model": model, "scale_factor": scale_factor},
         "schedule": schedule,
         "parameterization": parameterization,
-        "condition_drop_rate": 0.1,
+        "condition_drop_rate": 0.1 if conditioner.get("null_class", True) else 0.0,
     }
     if conditioner["name"] == "clip_text":
         task["train_conditioner"] = False
@@ -132,18 +134,26 @@ def _settings(
 
 
 def _conditioner(
-    path: Path, config: Mapping[str, Any], unet: Mapping[str, Any], latent: int
+    path: Path,
+    index: Mapping[str, Any],
+    config: Mapping[str, Any],
+    unet: Mapping[str, Any],
+    latent: int,
 ) -> dict[str, Any]:
     if (path / "text_encoder").is_dir():
         return clip_settings(read_json(path / "text_encoder" / "config.json"))
     if (path / "bert").is_dir():
-        return bert_settings(read_json(path / "bert" / "config.json"))
+        bert = bert_settings(read_json(path / "bert" / "config.json"))
+        with _weights(path / "bert") as tensors:
+            return bert | {"unused_logits": "to_logits.weight" in set(tensors.keys())}
     if config.get("num_class_embeds"):
+        has_null = bool(index.get(NULL_CLASS, False))
         return {
             "name": "class_label",
-            "num_classes": config["num_class_embeds"] - 1,
+            "num_classes": config["num_class_embeds"] - has_null,
             "dim": 4 * unet["channels"],
             "route": "embedding",
+            "null_class": has_null,
         }
     extra = config["in_channels"] - config["out_channels"]
     if extra:
@@ -223,4 +233,15 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged ({error}).") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: damaged; expected a JSON object.")
-    return found
+    return _Json(path, found)
+
+
+class _Json(dict[str, Any]):
+    """A JSON object that says which field it lacks."""
+
+    def __init__(self, path: Path, fields: Mapping[str, Any]):
+        super().__init__(fields)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"{self._path}: lacks {key!r}.")

@@ -11,6 +11,8 @@ from ldm_jax.conditioning.identity import Identity
 from ldm_jax.conditioning.none import NoConditioning
 from ldm_jax.conditioning.text_transformer import TextTransformer
 from ldm_jax.core.checks import UserError
+from ldm_jax.diffusion import schedule
+from ldm_jax.interop.diffusers import NULL_CLASS
 from ldm_jax.models.autoencoder import ConvolutionalFirstStage
 from ldm_jax.models.unet import UNet
 from ldm_jax.models.vq_autoencoder import VQAutoencoder
@@ -179,9 +181,11 @@ def pipeline_index(
         if scale_factor != 1.0:
             raise _no_place(f"scale_factor={scale_factor} in super-resolution", "1.0")
         return index | {"_class_name": "LDMSuperResolutionPipeline", "vqvae": stage}
-    is_table = isinstance(conditioner, ClassLabel) and conditioner.route == "embedding"
-    if is_table or isinstance(conditioner, NoConditioning):
-        return index | {"_class_name": "LDMPipeline", "vqvae": stage}
+    index |= {"_class_name": "LDMPipeline", "vqvae": stage}
+    if isinstance(conditioner, NoConditioning):
+        return index
+    if isinstance(conditioner, ClassLabel) and conditioner.route == "embedding":
+        return index | {NULL_CLASS: conditioner.null_class}
     raise _no_place(
         f"the conditioner {conditioner!r}".split("(")[0].lower(),
         "clip_text, text_transformer, class_label with route=embedding, identity with key=low_res, "
@@ -220,6 +224,8 @@ def scheduler_config(
             "beta_end": float(betas[-1]),
         }
     if name == "cosine":
+        if not np.allclose(betas, schedule.betas("cosine", len(betas))):
+            raise _no_place("another cosine_s", "0.008")
         return config | {"beta_schedule": "squaredcos_cap_v2"}
     raise _no_place(f"the schedule {name!r}", "linear, sqrt_linear, cosine")
 

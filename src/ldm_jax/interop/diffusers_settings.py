@@ -103,7 +103,7 @@ def unet_settings(config: Json) -> dict[str, Any]:
         return settings | _transformers(config, widths, levels)
     if not config.get("add_attention", True):
         raise UserError("unet/config.json: add_attention=False. Legal: true.")
-    if _resnet_resampling(config, downs, levels, len(widths)):
+    if _resnet_resampling(config, levels):
         settings["resblock_updown"] = True
     head_dim = config.get("attention_head_dim", 8)
     return settings | ({"num_heads": 1} if head_dim is None else {"num_head_channels": head_dim})
@@ -133,20 +133,20 @@ def _transformers(config: Json, widths: tuple[int, ...], levels: list[int]) -> d
     }
 
 
-def _resnet_resampling(
-    config: Json, downs: Mapping[str, bool], levels: list[int], depth: int
-) -> bool:
+def _resnet_resampling(config: Json, levels: list[int]) -> bool:
     """Returns whether residual blocks change the resolution; all of them or none."""
-    del downs
-    attending = config.get("downsample_type", "conv") == "resnet"
-    ways = {config.get(f"{way}sample_type", "conv") for way in ("down", "up")}
-    plain = {
-        block.startswith("Resnet")
-        for level, block in enumerate(config["down_block_types"])
-        if level not in levels and level < depth - 1
-    }
-    found = plain | ({attending} if set(levels) - {depth - 1} else set())
-    if len(found) > 1 or (set(levels) - {depth - 1} and len(ways) > 1):
+    last = len(config["block_out_channels"]) - 1
+    found = set()
+    # The last level does not go down, and level 0, the last of the way up, does not go up.
+    for way, still, blocks in (
+        ("down", last, config["down_block_types"]),
+        ("up", 0, config["up_block_types"][::-1]),
+    ):
+        attending = config.get(f"{way}sample_type", "conv") == "resnet"
+        for level, block in enumerate(blocks):
+            if level != still:
+                found.add(attending if level in levels else block.startswith("Resnet"))
+    if len(found) > 1:
         raise UserError(
             "unet/config.json: some levels resample by residual blocks and some by convolutions. "
             "Legal: one of the two everywhere."

@@ -4,7 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.core.checks import check_positive
+from ldm_jax.core.checks import check_positive, check_shape
 from ldm_jax.core.types import Array
 from ldm_jax.models.autoencoder import ConvolutionalFirstStage
 from ldm_jax.models.quantizer import codebook_loss, quantize, straight_through
@@ -77,7 +77,12 @@ class VQAutoencoder(ConvolutionalFirstStage):
         return Code(self.encode_moments(x, deterministic).astype(jnp.float32))
 
     def quantize(self, z: Array) -> Array:
-        """Returns the nearest code in place of every latent, [b, h, w, embed_dim] float32."""
+        """Returns the nearest code in place of every latent, [b, h, w, embed_dim] float32.
+
+        Raises:
+          UserError: for another number of channels.
+        """
+        check_shape("latents", z.shape, (None, None, None, self.embed_dim))
         return quantize(z, self.codebook).astype(jnp.float32)
 
     def decode(self, z: Array, *, deterministic: bool = True, quantized: bool = False) -> Array:

@@ -53,6 +53,12 @@ class FirstStage:
 
     model: Any
 
+    def init(self, key: Array, image_size: int) -> PyTree:
+        """Returns fresh parameters; those of a model without any are {}."""
+        images = jnp.zeros((1, image_size, image_size, self.model.image_channels))
+        eps = jnp.zeros((1, *self.latent_shape(image_size, image_size)))
+        return self.model.init(key, images, eps).get("params", {})
+
     def encode_unscaled(self, params: PyTree, images: Array, keys: Array) -> Array:
         """Returns posterior samples [b, h, w, c] of images in [-1, 1]; `keys` [b] draw noise."""
         posterior = self.model.apply({"params": params}, images, method="encode")

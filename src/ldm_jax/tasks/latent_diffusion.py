@@ -186,7 +186,7 @@ class LatentDiffusionTask:
         variables = self._conditioner_variables(params, frozen)
         conditioning = cast(Conditioning, self.conditioner.apply(variables, batch))
         null = None
-        if not (isinstance(guidance_scale, float) and guidance_scale == 1.0):
+        if not (isinstance(guidance_scale, int | float) and guidance_scale == 1.0):
             null = cast(Conditioning, self.conditioner.apply(variables, 1, method="null"))
         predict = classifier_free(self.denoiser(params), conditioning, null, guidance_scale)
         if z_T is None:

@@ -52,7 +52,8 @@ def build_task(config: ConfigDict) -> Task:
 
 
 def _autoencoder_task(settings: dict[str, Any], image_size: int) -> AutoencoderTask:
-    settings["model"] = build("config.task.model", FIRST_STAGES, settings.pop("model", {}))
+    trainable = {name: stage for name, stage in FIRST_STAGES.items() if name != "identity"}
+    settings["model"] = build("config.task.model", trainable, settings.pop("model", {}))
     return call("config.task", AutoencoderTask, settings, image_size=image_size)
 
 

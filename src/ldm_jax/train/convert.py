@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError, lookup
 from ldm_jax.core.config import call
@@ -19,6 +20,7 @@ from ldm_jax.interop.foreign import Progress
 from ldm_jax.models.autoencoder import Autoencoder
 from ldm_jax.tasks.first_stage import LatentScale
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train import assemble
 from ldm_jax.train.exchange import Model
 
 Load = Callable[[str], PyTree]
@@ -58,15 +60,17 @@ def _to_own(model: Model, target: Path, progress: Progress | None) -> None:
         scale = dict(zip(own.LATENT_SCALE, map(np.asarray, numbers), strict=True))
     files = own_files(target, model.abstract, scale)
     write_weights(files, model.infos, lambda name: model.load(name, progress), progress)
-    _copy_tokenizer(model, target)
+    if model.tokenizer is not None:
+        _write_tokenizer(model, target, with_padding=False)
     config = model.config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
         # What lies elsewhere on this machine; the tokenizer is in the folder.
-        for group, field in ((config.data.get("tokenizer"), "path"), (config.task, "workdir")):
-            if group and field in group:
-                del group[field]
-        if "first_stage" in config.task and "workdir" in config.task.first_stage:
-            del config.task.first_stage["workdir"]
+        for group, field in (("data.tokenizer", "path"), ("task.first_stage", "workdir")):
+            node = config
+            for part in group.split("."):
+                node = node.get(part) or ConfigDict()
+            if field in node:
+                del node[field]
     own.write_config(target, config.to_json_best_effort(indent=2))
 
 
@@ -80,13 +84,12 @@ def _to_compvis(model: Model, target: Path, progress: Progress | None) -> None:
 def _to_diffusers(model: Model, target: Path, progress: Progress | None) -> None:
     parts, load = _parts(model, progress)
     files, jsons = diffusers_files(target, parts)
-    if "tokenizer" in jsons.get(INDEX, {}) and model.tokenizer is None:
-        raise UserError(
-            f"{model.path}: has no tokenizer, which a diffusers folder of this model holds. Legal: "
-            "--tokenizer DIR, a Hugging Face folder."
-        )
+    has_text = "tokenizer" in jsons.get(INDEX, {})
+    if has_text:
+        _check_tokenizer(model)
     write_weights(files, model.infos, load, progress)
-    _copy_tokenizer(model, target)
+    if has_text:
+        _write_tokenizer(model, target, with_padding=True)
     for name, value in jsons.items():
         write_json(target / name, value)
 
@@ -173,6 +176,19 @@ def _folded(load: Load, scale: LatentScale) -> Load:
     return folded
 
 
-def _copy_tokenizer(model: Model, target: Path) -> None:
-    if model.tokenizer is not None:
+def _check_tokenizer(model: Model) -> None:
+    settings = model.config.data.get("tokenizer") or {}
+    if settings.get("name") != "words" and model.tokenizer is None:
+        raise UserError(
+            f"{model.path}: has no tokenizer, which a diffusers folder of this model holds. Legal: "
+            "--tokenizer DIR, a Hugging Face folder, or CLIP's bpe_simple_vocab_16e6.txt.gz."
+        )
+
+
+def _write_tokenizer(model: Model, target: Path, *, with_padding: bool) -> None:
+    """Puts the tokenizer beside the weights, as a Hugging Face folder."""
+    if model.tokenizer is not None and model.tokenizer.is_dir():
         shutil.copytree(model.tokenizer, target / "tokenizer", dirs_exist_ok=True)
+    else:
+        tokenizer = assemble.build_tokenizer(model.config)
+        tokenizer.save(target / "tokenizer", with_padding=with_padding)

@@ -7,7 +7,7 @@ time. What does not fit is counted before anything is loaded.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +32,6 @@ from ldm_jax.tasks.first_stage import Frozen, LatentScale, fixed_scale
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, read_item, read_item_infos
-from ldm_jax.train.frozen import first_stage_init
 
 LAYOUTS = (
     "a training run's --workdir, a folder written by 'ldm-jax convert', a diffusers folder, or a "
@@ -75,6 +74,12 @@ class Model:
     tokenizer: Path | None = None
     notes: tuple[str, ...] = ()
     close: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def module(self, component: str) -> Any:
         """Returns the Flax module of a component."""
@@ -182,29 +187,61 @@ def open_model(
         raise
 
 
-def load_diffusion(model: Model, mesh: Mesh) -> tuple[PyTree, Frozen]:
-    """Returns the parameters and the frozen parts of a diffusion model, laid out over a mesh.
+def load_component(model: Model, component: str, mesh: Mesh) -> PyTree:
+    """Returns the parameters of a component, laid out over a mesh; {} if it has none.
 
-    Parameters get the types of the configuration (float32, unless it says otherwise).
+    They get the types of the configuration: float32, unless it says otherwise.
     """
+    if component not in model.abstract:
+        return {}
+    abstract = placed(mesh, model.abstract[component])
+    return jax.tree.map(
+        lambda x, to: jax.device_put(x.astype(to.dtype), to.sharding),
+        model.load(component),
+        abstract,
+    )
+
+
+def load_diffusion(model: Model, mesh: Mesh) -> tuple[PyTree, Frozen]:
+    """Returns the parameters and the frozen parts of a diffusion model, laid out over a mesh."""
     task = model.task
     assert isinstance(task, LatentDiffusionTask)
+    params = {name: load_component(model, name, mesh) for name in task.groups["diffusion"]}
+    return params, load_frozen(model, mesh, with_conditioner=not task.train_conditioner)
+
+
+def load_frozen(model: Model, mesh: Mesh, *, with_conditioner: bool) -> Frozen:
+    """Returns the parts of a diffusion model that a run does not train, laid out over a mesh."""
     assert model.latent_scale is not None
-
-    def load(component: str) -> PyTree:
-        if component not in model.abstract:
-            return {}  # no parameters
-        abstract = placed(mesh, model.abstract[component])
-        return jax.tree.map(
-            lambda x, to: jax.device_put(x.astype(to.dtype), to.sharding),
-            model.load(component),
-            abstract,
-        )
-
-    params = {name: load(name) for name in task.groups["diffusion"]}
-    conditioner = None if task.train_conditioner else load("conditioner")
+    conditioner = load_component(model, "conditioner", mesh) if with_conditioner else None
     scale = jax.device_put(model.latent_scale, replicated(mesh))
-    return params, Frozen(load("first_stage"), scale, conditioner)
+    return Frozen(load_component(model, "first_stage", mesh), scale, conditioner)
+
+
+def open_start(config: ConfigDict, task: Task) -> Model:
+    """Returns the model that a run starts from, `config.train.init_from`.
+
+    Raises:
+      UserError: it is another model than the run's.
+    """
+    model = open_model(config.train.init_from)
+    try:
+        model.check()
+        wanted = _abstract(task, config)
+        for name in wanted.keys() | model.abstract.keys():
+            mine, found = (flatten(tree.get(name, {})) for tree in (wanted, model.abstract))
+            for path in mine.keys() | found.keys():
+                shapes = [getattr(tree.get(path), "shape", None) for tree in (mine, found)]
+                if shapes[0] != shapes[1]:
+                    raise UserError(
+                        f"config.train.init_from={config.train.init_from}: its {name} has "
+                        f"{path} of shape {shapes[1]}, the run's {shapes[0]}. Legal: a model with "
+                        "the same config.task.model, conditioner and first_stage.model."
+                    )
+    except BaseException:
+        model.close()
+        raise
+    return model
 
 
 def _read_foreign(path: Path, config: ConfigDict | None, ema: bool) -> Foreign:
@@ -281,7 +318,8 @@ def _infos(entries: Sequence[Entry], tensors: Tensors) -> dict[str, TensorInfo]:
 
 def _name_tokenizer(config: ConfigDict, tokenizer: Path | None) -> None:
     """Writes where the tokenizer is, and its empty caption, into the configuration."""
-    if tokenizer is None or not config.data.get("tokenizer"):
+    settings = config.data.get("tokenizer") or {}
+    if tokenizer is None or settings.get("name") != "huggingface":
         return
     with config.unlocked(), config.ignore_type():
         config.data.tokenizer.path = str(tokenizer)
@@ -307,12 +345,12 @@ def _foreign_scale(foreign: Foreign, config: ConfigDict, task: Task) -> LatentSc
 def _initializers(task: Task, config: ConfigDict) -> dict[str, Callable[[Any], PyTree]]:
     """Returns, for each component, its parameters as a function of a key."""
     spec = assemble.batch_spec(config, task, 1)
-    size, channels = config.data.image_size, config.data.get("channels", 3)
+    size = config.data.image_size
     if isinstance(task, AutoencoderTask):
         return {"first_stage": lambda key: task.init(key, spec)[0]["autoencoder"]}
     assert isinstance(task, LatentDiffusionTask)
     return {
-        "first_stage": first_stage_init(task.first_stage, size, channels),
+        "first_stage": lambda key: task.first_stage.init(key, size),
         "conditioner": task.init_conditioner,
         "unet": lambda key: task.init(key, spec)[0]["unet"],
     }

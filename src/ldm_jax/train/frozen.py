@@ -1,7 +1,6 @@
 """The frozen first stage of a diffusion run: loaded, measured once, and kept with the run."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,10 +11,9 @@ from ml_collections import ConfigDict
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.config import build
 from ldm_jax.core.rng import Purpose, example_keys, step_key
-from ldm_jax.core.types import Array, PyTree
+from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
 from ldm_jax.models import FIRST_STAGES
-from ldm_jax.parallel.sharding import placed
 from ldm_jax.tasks.base import Task, to_float_images
 from ldm_jax.tasks.first_stage import (
     FirstStage,
@@ -25,21 +23,23 @@ from ldm_jax.tasks.first_stage import (
     measure_scale,
 )
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train.checkpoint import read_config, restore_params
+from ldm_jax.train.exchange import load_component, load_frozen, open_model, open_start
+
+# Fields of a first stage that its weights do not depend on, and Flax's own.
+_HIDDEN = ("dtype", "param_dtype", "attention_impl", "dropout", "parent", "name")
 
 
-def abstract_frozen(task: Task, image_size: int, channels: int) -> PyTree:
+def abstract_frozen(task: Task, image_size: int) -> PyTree:
     """Returns the shapes of the task's frozen tree; `{}` for tasks that have none."""
     if not isinstance(task, LatentDiffusionTask):
         return {}
-    vector: Any = jax.ShapeDtypeStruct(
-        (task.first_stage.latent_shape(image_size, image_size)[2],), jnp.float32
-    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    first_stage = jax.eval_shape(lambda key: task.first_stage.init(key, image_size), key)
+    channels = task.first_stage.model.latent_channels
+    vector: Any = jax.ShapeDtypeStruct((channels,), jnp.float32)
     conditioner = None
     if not task.train_conditioner:
-        key = jax.eval_shape(lambda: jax.random.key(0))
         conditioner = jax.eval_shape(task.init_conditioner, key)
-    first_stage = _abstract_params(task.first_stage, image_size, channels)
     return Frozen(first_stage, LatentScale(vector, vector), conditioner)
 
 
@@ -60,54 +60,44 @@ def prepare_frozen(
     Raises:
       UserError: nothing trained there, or its model differs from `config.task.first_stage.model`.
     """
+    if config.train.init_from:
+        with open_start(config, task) as model:
+            return load_frozen(model, mesh, with_conditioner=not task.train_conditioner)
     settings: Mapping[str, Any] = config.task.first_stage
-    workdir = settings["workdir"]
-    _check_same_model(workdir, settings)
-    size, channels = config.data.image_size, config.data.get("channels", 3)
-    abstract = {"autoencoder": _abstract_params(task.first_stage, size, channels)}
-    params = restore_params(workdir, placed(mesh, abstract))[0]["autoencoder"]
+    abstract = abstract_frozen(task, config.data.image_size)
+    params = _load_first_stage(settings, mesh) if jax.tree.leaves(abstract.params) else {}
     factor = settings.get("scale_factor", "auto")
     if factor != "auto":
-        latent_channels = task.first_stage.latent_shape(size, size)[2]
-        return Frozen(params, fixed_scale(latent_channels, float(factor)))
+        return Frozen(params, fixed_scale(task.first_stage.model.latent_channels, float(factor)))
     scale = _measure(
         task.first_stage, params, stream, settings.get("scale_images", 2048), config.seed
     )
     return Frozen(params, scale)
 
 
-def first_stage_init(
-    first_stage: FirstStage, image_size: int, channels: int
-) -> Callable[[Array], PyTree]:
-    """Returns the first stage's fresh parameters as a function of a key."""
-    latent = first_stage.latent_shape(image_size, image_size)
-
-    def init(key: Array) -> PyTree:
-        images = jnp.zeros((1, image_size, image_size, channels))
-        return first_stage.model.init(key, images, jnp.zeros((1, *latent))).get("params", {})
-
-    return init
-
-
-def _abstract_params(first_stage: FirstStage, image_size: int, channels: int) -> PyTree:
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(first_stage_init(first_stage, image_size, channels), key)
+def _load_first_stage(settings: Mapping[str, Any], mesh: Mesh) -> PyTree:
+    source = settings["workdir"]
+    with open_model(source) as model:
+        model.check()
+        found = model.module("first_stage")
+        wanted = build("config.task.first_stage.model", FIRST_STAGES, settings["model"])
+        if _weights_of(found) != _weights_of(wanted):
+            raise UserError(
+                f"config.task.first_stage.model differs from the model in {source}: "
+                f"got {_fields(wanted)}, expected {_fields(found)}."
+            )
+        return load_component(model, "first_stage", mesh)
 
 
-def _check_same_model(workdir: str | Path, settings: Mapping[str, Any]) -> None:
-    found = read_config(workdir).task.get("model")
-    wanted = settings["model"]
-    if found is None or _weights_of(found) != _weights_of(wanted):
-        raise UserError(
-            f"config.task.first_stage.model differs from the model in {workdir}/config.json: "
-            f"got {wanted.to_dict()}, expected {found.to_dict() if found else 'an autoencoder'}."
-        )
-
-
-def _weights_of(model: Mapping[str, Any]) -> Any:
-    """Returns the model without what its parameters do not depend on, for comparison."""
-    module = build("config.task.first_stage.model", FIRST_STAGES, model)
+def _weights_of(module: Any) -> Any:
+    """Returns the module without what its parameters do not depend on, for comparison."""
     return module.clone(dtype=jnp.float32, attention_impl="xla", dropout=0.0)
+
+
+def _fields(module: Any) -> str:
+    fields = type(module).__dataclass_fields__
+    shown = {name: getattr(module, name) for name in fields if name not in _HIDDEN}
+    return f"{type(module).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
 
 def _measure(

@@ -3,15 +3,18 @@
 Shapes first, memory last: `eval_shape`, then shardings, then a jitted initialisation that lays
 every array where it belongs. Resume precedence:
   1. the newest complete checkpoint of the workdir, if there is one;
-  2. fresh parameters from `config.seed`.
+  2. the parameters of `config.train.init_from`, a model of any layout;
+  3. fresh parameters from `config.seed`.
 The frozen first stage comes from the workdir once it is there, whatever became of its source.
 """
 
+import dataclasses
 import time
 from contextlib import closing
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -33,6 +36,7 @@ from ldm_jax.train.checkpoint import (
     save_frozen,
     write_config,
 )
+from ldm_jax.train.exchange import load_component, open_start
 from ldm_jax.train.frozen import abstract_frozen, prepare_frozen
 from ldm_jax.train.grids import Grid, make_grid
 from ldm_jax.train.hooks import RunLog
@@ -78,7 +82,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             frozen = _prepare_frozen(config, workdir, task, mesh, source, tokenizer)
         abstract = jax.eval_shape(init)
         checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
-        state = _restore_or_init(config, mesh, checkpoints, stream, abstract, init)
+        state = _restore_or_init(config, mesh, task, checkpoints, stream, abstract, init)
         if begun:
             write_config(workdir, config)  # only now is it known to fit what was trained
         train_step = make_train_step(
@@ -135,20 +139,38 @@ def _prepare_frozen(
 
 
 def _restore_frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh) -> PyTree:
-    abstract = abstract_frozen(task, config.data.image_size, config.data.get("channels", 3))
+    abstract = abstract_frozen(task, config.data.image_size)
     return restore_frozen(workdir, placed(mesh, abstract)) if abstract else {}
 
 
 def _restore_or_init(
-    config: ConfigDict, mesh: Mesh, checkpoints: Checkpoints, stream: Stream, abstract, init
+    config: ConfigDict,
+    mesh: Mesh,
+    task: Task,
+    checkpoints: Checkpoints,
+    stream: Stream,
+    abstract,
+    init,
 ) -> TrainState:
     step = checkpoints.latest_step()
     if step is None:
-        return jax.jit(init, out_shardings=shardings(mesh, abstract))()
+        state = jax.jit(init, out_shardings=shardings(mesh, abstract))()
+        return _start_from(config, mesh, task, state) if config.train.init_from else state
     state, data_state = checkpoints.restore(step, placed(mesh, abstract))
     stream.set_state(data_state)
     logging.info("resumed at step %d of %d", step, config.train.steps)
     return state
+
+
+def _start_from(config: ConfigDict, mesh: Mesh, task: Task, state: TrainState) -> TrainState:
+    """Returns a fresh state with the parameters of another model, averages included."""
+    with open_start(config, task) as model:
+        if isinstance(task, LatentDiffusionTask):
+            params = {name: load_component(model, name, mesh) for name in state.params}
+        else:
+            params = {"autoencoder": load_component(model, "first_stage", mesh)}
+    logging.info("starting from %s", config.train.init_from)
+    return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
 
 
 def _run(

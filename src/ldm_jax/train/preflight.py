@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError, did_you_mean, lookup
@@ -15,6 +16,8 @@ from ldm_jax.data.pipeline import make_stream
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import read_config
+from ldm_jax.train.exchange import open_model, open_start
+from ldm_jax.train.frozen import abstract_frozen
 
 _AT_LEAST_ONE = {
     "train": (
@@ -111,22 +114,26 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
     first_stage = config.task.get("first_stage")
     if first_stage is None or (Path(workdir) / "frozen").is_dir():
         return  # a run keeps its own copy of the first stage
+    if config.train.init_from:
+        open_start(config, task).close()
+        return  # it brings its own
     if config.task.get("train_conditioner") is False:
         raise UserError(
-            "config.task.train_conditioner=False: a frozen conditioner has to come from somewhere."
+            "config.task.train_conditioner=False: a frozen conditioner needs its weights. Legal: "
+            "--config.train.init_from=MODEL, such as a diffusers folder of Stable Diffusion."
         )
+    if not jax.tree.leaves(abstract_frozen(task, config.data.image_size).params):
+        return  # pixel space
     source = first_stage.get("workdir")
     if not source:
         raise UserError(
             "config.task.first_stage.workdir: not given; expected the --workdir of a trained "
-            "autoencoder, as --config.task.first_stage.workdir=DIR."
+            "autoencoder, or an imported one, as --config.task.first_stage.workdir=DIR."
         )
-    if not (Path(source) / "config.json").is_file():
-        raise UserError(
-            f"config.task.first_stage.workdir={source}: holds no config.json; expected the "
-            "--workdir of a trained autoencoder."
-        )
-    read_config(source)
+    try:
+        open_model(source).close()
+    except UserError as error:
+        raise UserError(f"config.task.first_stage.workdir={error}") from error
 
 
 def check_folder(what: str, path: str | Path) -> None:

@@ -49,7 +49,9 @@ def test_maps_of_another_size_pass_but_not_of_another_width():
 
 
 def test_tokens_of_another_number_are_refused():
-    with pytest.raises(UserError, match=r"batch\['clip'\]: got shape \(1, 2, 4\), expected .* 3, 4"):
+    with pytest.raises(
+        UserError, match=r"batch\['clip'\]: got shape \(1, 2, 4\), expected .* 3, 4"
+    ):
         Identity("clip", (3, 4), "context").apply({}, {"clip": jnp.ones((1, 2, 4))})
 
 

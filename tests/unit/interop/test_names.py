@@ -40,9 +40,7 @@ UNETS = {
     "head channels": (UNet(3, **SMALL, attention_factors=(1, 2), num_head_channels=4), None),
     "middle alone": (UNet(3, **SMALL), None),
     "one level": (UNet(3, **{**SMALL, "channel_mult": (1,)}), None),
-    "updown": (
-        UNet(3, **SMALL, attention_factors=(2,), num_heads=1, resblock_updown=True), None
-    ),
+    "updown": (UNet(3, **SMALL, attention_factors=(2,), num_heads=1, resblock_updown=True), None),
     "scale-shift": (
         UNet(
             3,
@@ -55,9 +53,7 @@ UNETS = {
         None,
     ),
     "transformers": (UNet(3, **SMALL, attention_factors=(1, 4), **TRANSFORMER), 5),
-    "linear": (
-        UNet(3, **SMALL, attention_factors=(2,), linear_projections=True, **TRANSFORMER), 5
-    ),
+    "linear": (UNet(3, **SMALL, attention_factors=(2,), linear_projections=True, **TRANSFORMER), 5),
 }
 PUBLISHED = {
     "sd_v1": (
@@ -92,7 +88,9 @@ PUBLISHED = {
         None,
     ),
     "celebahq": (
-        UNet(3, 224, (1, 2, 3, 4), attention_factors=(2, 4, 8), num_head_channels=32), 3, None
+        UNet(3, 224, (1, 2, 3, 4), attention_factors=(2, 4, 8), num_head_channels=32),
+        3,
+        None,
     ),
     "cin_f8": (
         UNet(
@@ -109,7 +107,9 @@ PUBLISHED = {
     "semantic": (UNet(3, 128, (1, 4, 8), attention_factors=(8, 16, 32), num_heads=8), 6, None),
 }
 # Layers that other projects keep as one tensor.
-FUSED = re.compile(r".*(\.qkv\.(weight|bias)|ff\.net\.0\.proj\.(weight|bias)|in_proj_(weight|bias))")
+FUSED = re.compile(
+    r".*(\.qkv\.(weight|bias)|ff\.net\.0\.proj\.(weight|bias)|in_proj_(weight|bias))"
+)
 
 
 @functools.cache
@@ -147,10 +147,8 @@ def test_unet_names_are_complete(kind, cells):
     model, context = UNETS[kind]
     params = shapes_of(model, context=context)
     entries = make_entries(params, cells(model))
-    if cells is compvis_unet:
-        check_complete(params, entries)
-    else:  # q, k and v are three there
-        check_complete(params, entries)
+    check_complete(params, entries)
+    if cells is diffusers_unet:  # q, k and v are three there
         assert not [entry for entry in entries if "qkv" in entry.theirs]
 
 
@@ -163,6 +161,22 @@ def test_a_fused_qkv_knows_its_heads(kind, heads):
     assert fused
     for entry in fused:
         assert entry.heads == heads[entry.their_shape[0] // 3]
+
+
+def test_the_order_of_fused_parts():
+    model, _ = UNETS["heads"]
+    found = {e.theirs: e.ours for e in make_entries(shapes_of(model), compvis_unet(model))}
+    assert found["middle_block.1.qkv.bias"] == tuple(f"mid_attn/attn/to_{x}/bias" for x in "qkv")
+    model, context = UNETS["transformers"]
+    for cells, middle in (
+        (compvis_unet, "middle_block.1"),
+        (diffusers_unet, "mid_block.attentions.0"),
+    ):
+        entries = make_entries(shapes_of(model, context=context), cells(model))
+        found = {e.theirs: e.ours for e in entries}
+        # Facts, 2.2: the value first, the gate second.
+        ours = tuple(f"mid_attn/block_1/ff/{x}/kernel" for x in ("value", "gate"))
+        assert found[f"{middle}.transformer_blocks.1.ff.net.0.proj.weight"] == ours
 
 
 @functools.cache
@@ -298,7 +312,9 @@ SITES = {
 def test_compvis_blocks_with_attention(name):
     found = {}
     for tensor, (width, *_) in published(name, compvis_unet).items():
-        if match := re.fullmatch(r"(?:(in|out)put_blocks\.(\d+)|middle_block)\.1\.norm\.weight", tensor):
+        if match := re.fullmatch(
+            r"(?:(in|out)put_blocks\.(\d+)|middle_block)\.1\.norm\.weight", tensor
+        ):
             way, number = match.groups()
             found.setdefault(width, set()).add(f"{way[0]}.{number}" if way else "mid")
     assert found == {width: set(sites.split()) for width, sites in SITES[name].items()}

@@ -145,8 +145,5 @@ def test_errors():
         MODEL.apply({"params": params()}, jnp.zeros((1, 5, 4, 3)), method="encode")
     for quantized in (True, False):
         decode = functools.partial(MODEL.apply, method="decode", quantized=quantized)
-        with pytest.raises((UserError, TypeError)) as caught:
+        with pytest.raises(UserError, match=r"latents: got shape \(1, 2, 2, 5\), expected .* 2\)"):
             decode({"params": params()}, jnp.zeros((1, 2, 2, 5)))
-        assert "latents: got shape (1, 2, 2, 5), expected ('any', 'any', 'any', 2)." in str(
-            caught.value
-        )

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from ldm_jax.core.rng import Purpose, StepKeys
+from ldm_jax.models import VQAutoencoder
 from ldm_jax.models.posterior import DiagonalGaussian
+from ldm_jax.models.vq_autoencoder import Code
 from ldm_jax.tasks.autoencoder import AutoencoderTask
 
 BATCH = {"image": np.random.default_rng(0).integers(0, 256, (4, 6, 6, 3), dtype=np.uint8)}
@@ -84,3 +86,60 @@ def test_reconstruct_uses_the_mode(task):
     got = jax.jit(task.reconstruct)(params, BATCH)
     mode = 0.5 * (BATCH["image"][:, ::2, ::2, :1] / 127.5 - 1.0)
     np.testing.assert_allclose(got, mode.repeat(2, 1).repeat(2, 2).repeat(3, 3), atol=1e-6)
+
+
+class Rounding:
+    """Stands for a quantising autoencoder: codes are latents, rounded to tenths."""
+
+    def latent_shape(self, height, width):
+        return height // 2, width // 2, 1
+
+    def apply(self, variables, x, eps=None, *, deterministic=True, rngs=None, method=None):
+        scale = variables["params"]["scale"]
+        if method == "decode":
+            return jnp.repeat(jnp.repeat(jnp.round(x, 1), 2, 1), 2, 2) * jnp.ones((1, 1, 1, 3))
+        latent = scale * x[:, ::2, ::2, :1]
+        if method == "encode":
+            return Code(latent)
+        return scale * x, Code(latent, jnp.round(latent, 1))
+
+
+def test_loss_of_a_quantised_latent():
+    task = AutoencoderTask(
+        Rounding(), 6, l1_weight=2.0, l2_weight=0.5, codebook_weight=3.0, codebook_beta=0.75
+    )
+    params = {"autoencoder": {"scale": jnp.float32(0.5)}}
+    output = jax.jit(lambda p, b: task.loss("autoencoder", p, {}, {}, b, KEYS))(params, BATCH)
+    x = BATCH["image"] / 127.5 - 1.0
+    latent = 0.5 * x[:, ::2, ::2, :1]
+    codebook = (1 + 0.75) * ((np.round(latent, 1) - latent) ** 2).mean()
+    l1, l2 = np.abs(0.5 * x).mean(), ((0.5 * x) ** 2).mean()
+    metrics = {"l1": l1, "l2": l2, "codebook": codebook, "psnr": 10 * np.log10(4 / l2)}
+    assert set(output.metrics) == set(metrics)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(output.metrics[name], value, rtol=1e-3, err_msg=name)
+    np.testing.assert_allclose(output.loss, 2.0 * l1 + 0.5 * l2 + 3.0 * codebook, rtol=1e-4)
+
+
+def test_reconstruction_from_codes():
+    task = AutoencoderTask(Rounding(), 6)
+    got = jax.jit(task.reconstruct)({"autoencoder": {"scale": jnp.float32(0.5)}}, BATCH)
+    codes = np.round(0.5 * (BATCH["image"][:, ::2, ::2, :1] / 127.5 - 1.0), 1)
+    np.testing.assert_allclose(got, codes.repeat(2, 1).repeat(2, 2).repeat(3, 3), atol=1e-6)
+
+
+def test_gradients_of_a_real_quantising_model_reach_everything():
+    model = VQAutoencoder(
+        channels=2, channel_mult=(1, 1), num_res_blocks=0, num_groups=1, num_codes=4, embed_dim=2
+    )
+    task = AutoencoderTask(model, 6)
+    shapes, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), BATCH))
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), shapes)
+    loss = jax.jit(jax.grad(lambda p: task.loss("autoencoder", p, {}, {}, BATCH, KEYS).loss))
+    gradient = loss(params)["autoencoder"]
+    assert set(gradient) == {"encoder", "decoder", "quant_conv", "post_quant_conv", "codebook"}
+    for leaf in jax.tree.leaves(gradient):
+        assert np.all(np.isfinite(leaf))
+    assert np.any(gradient["codebook"])
+    assert np.any(gradient["encoder"]["conv_in"]["kernel"])

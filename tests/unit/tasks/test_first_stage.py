@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.core.checks import UserError
-from ldm_jax.models import Autoencoder
+from ldm_jax.models import Autoencoder, IdentityFirstStage, VQAutoencoder
 from ldm_jax.tasks.first_stage import (
     FirstStage,
     Frozen,
@@ -87,3 +87,43 @@ def test_a_collapsed_channel_is_refused():
         measure_scale(4, jnp.array([0.0, 8.0]), jnp.array([4.0, 16.0]))
     with pytest.raises(UserError, match="looks untrained"):
         measure_scale(4, jnp.array([jnp.nan]), jnp.array([1.0]))
+
+
+SCALE = LatentScale(jnp.array([0.5, -1.0]), jnp.array([2.0, 0.25]))
+
+
+def test_latents_of_a_quantising_model_are_scaled_before_quantisation():
+    model = VQAutoencoder(
+        channels=4, channel_mult=(1, 2), num_res_blocks=0, num_groups=2, embed_dim=2, num_codes=5
+    )
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGES, None))["params"]
+    draw = np.random.default_rng(4)
+    params = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), shapes)
+    first_stage, frozen = FirstStage(model), Frozen(params, SCALE)
+    variables = {"params": params}
+
+    latent = np.asarray(model.apply(variables, IMAGES, method="encode").latent)
+    encode = jax.jit(first_stage.encode)
+    z = encode(frozen, IMAGES, jax.random.split(jax.random.key(3), 2))
+    np.testing.assert_allclose(z, (latent - [0.5, -1.0]) * [2.0, 0.25], rtol=1e-4, atol=1e-5)
+    other_keys = encode(frozen, IMAGES, jax.random.split(jax.random.key(4), 2))
+    np.testing.assert_array_equal(other_keys, z)
+
+    distances = ((latent[..., None, :] - params["codebook"]) ** 2).sum(-1)
+    codes = params["codebook"][distances.argmin(-1)]
+    assert np.abs(codes - latent).max() > 0.1
+    expected = model.apply(variables, codes, method="decode", quantized=True)
+    np.testing.assert_allclose(
+        jax.jit(first_stage.decode)(frozen, z), expected, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_pixels_are_scaled_latents_of_the_identity():
+    first_stage = FirstStage(IdentityFirstStage())
+    scale = LatentScale(jnp.array([0.5, -1.0, 0.0]), jnp.array([2.0, 0.25, 1.0]))
+    frozen = Frozen({}, scale)
+    z = jax.jit(first_stage.encode)(frozen, IMAGES, jax.random.split(jax.random.key(3), 2))
+    expected = (IMAGES - [0.5, -1.0, 0.0]) * [2.0, 0.25, 1.0]
+    np.testing.assert_allclose(z, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(jax.jit(first_stage.decode)(frozen, z), IMAGES, atol=1e-6)
+    assert first_stage.latent_shape(5, 7) == (5, 7, 3)

@@ -1,5 +1,6 @@
 """The denoising loss and its randomness, by hand, with networks that have no weights."""
 
+import dataclasses
 import functools
 import re
 from types import SimpleNamespace
@@ -9,13 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.conditioning import ClassLabel, NoConditioning
+from ldm_jax.conditioning import ClassLabel, Conditioner, NoConditioning
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.rng import Purpose, StepKeys
 from ldm_jax.core.types import Conditioning
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.spacing import make_steps
+from ldm_jax.samplers.base import initial_noise
 from ldm_jax.samplers.ddim import ddim
+from ldm_jax.tasks.first_stage import Frozen
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 
 T, SEED, STEP = 50, 5, 3
@@ -203,3 +206,143 @@ def test_sample_shapes_and_seed():
 def test_unknown_names(fields, text):
     with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
         make_task(**fields)
+
+
+class ScaledPixels(Pixels):
+    """`Pixels` whose number is the parameter of a real `Frozen`."""
+
+    def encode(self, frozen, images, keys):
+        return super().encode(frozen.params, images, keys)
+
+    def decode(self, frozen, z):
+        return super().decode(frozen.params, z)
+
+
+TABLE = jnp.asarray(np.random.default_rng(4).standard_normal((11, 2)), jnp.float32)
+CONDITIONER_PARAMS = {"table": {"embedding": TABLE}}
+GAIN = {"gain": jnp.float32(1.0)}
+
+
+def conditional_task(trained, **fields):
+    """Returns a task whose conditioner is trained or frozen, its parameters, and what is frozen."""
+    conditioner = ClassLabel(num_classes=10, dim=2)
+    task = make_task(conditioner, train_conditioner=trained, condition_drop_rate=0.4, **fields)
+    task = dataclasses.replace(task, first_stage=ScaledPixels())
+    if trained:
+        params = {"unet": GAIN, "conditioner": CONDITIONER_PARAMS}
+        return task, params, Frozen(jnp.float32(0.5), None)
+    return task, {"unet": GAIN}, Frozen(jnp.float32(0.5), None, CONDITIONER_PARAMS)
+
+
+def test_a_frozen_conditioner_is_no_parameter():
+    task, _, _ = conditional_task(trained=False)
+    params, mutable = jax.eval_shape(lambda: task.init(jax.random.key(0), BATCH))
+    assert set(params) == {"unet"}
+    assert mutable == {}
+    assert task.groups == {"diffusion": ("unet",)}
+    shapes = jax.eval_shape(lambda: task.init_conditioner(jax.random.key(0)))
+    assert shapes["table"]["embedding"].shape == (11, 2)
+
+
+def test_a_frozen_conditioner_gives_the_loss_of_the_same_one_in_training():
+    keys = StepKeys(step=jnp.int32(STEP), indices=jnp.arange(ROWS), seed=SEED)
+    errors, weights = by_hand(lambda k, u: np.asarray(TABLE)[10 if u < 0.4 else k].mean())
+    for trained in (True, False):
+        task, params, frozen = conditional_task(trained)
+
+        def loss(params, frozen, task=task):
+            return task.loss("diffusion", params, {}, frozen, BATCH, keys).loss
+
+        value, gradient = jax.jit(jax.value_and_grad(loss))(params, frozen)
+        np.testing.assert_allclose(value, (weights * errors).mean(), rtol=1e-5)
+        assert set(gradient) == set(params)
+        assert float(gradient["unet"]["gain"]) != 0.0
+    # What is frozen is not differentiated, though the loss does depend on it.
+    moved = dataclasses.replace(frozen, conditioner={"table": {"embedding": TABLE + 1.0}})
+    assert abs(float(loss(params, moved)) - float(value)) > 0.1
+
+
+class Dropping(Conditioner):
+    """Hands on whether it was told to drop anything."""
+
+    def input_shapes(self, image_size):
+        return {"class": jax.ShapeDtypeStruct((), jnp.int32)}
+
+    def __call__(self, batch, *, deterministic=True):
+        b = batch["class"].shape[0]
+        return Conditioning(context=jnp.full((b, 1, 1), 0.0 if deterministic else 5.0))
+
+
+def test_a_frozen_conditioner_has_no_dropout():
+    for trained in (False, True):
+        task = make_task(Dropping(), train_conditioner=trained, condition_drop_rate=0.0)
+        task = dataclasses.replace(task, first_stage=ScaledPixels())
+        params = {"unet": GAIN} | ({"conditioner": {}} if trained else {})
+        keys = StepKeys(step=jnp.int32(STEP), indices=jnp.arange(ROWS), seed=SEED)
+        frozen = Frozen(jnp.float32(0.5), None, {})
+        output = task.loss("diffusion", params, {}, frozen, BATCH, keys)
+        errors, _ = by_hand(lambda k, u, trained=trained: 5.0 * trained)
+        np.testing.assert_allclose(output.metrics["loss_simple"], errors.mean(), rtol=1e-5)
+
+
+def draw(task, params, frozen, steps=1, **fields):
+    arguments = {"seed": 0, "sampler": ddim(), "steps": make_steps(SCHEDULE, steps, "trailing")}
+    sample = jax.jit(
+        lambda params, frozen, batch: task.sample(
+            params, frozen, batch, jnp.arange(2), **(arguments | fields)
+        )
+    )
+    return sample(params, frozen, {"class": jnp.arange(2)})
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_one_step_from_given_noise_with_a_frozen_conditioner(guidance_scale):
+    z_T = np.random.default_rng(6).standard_normal((2, 4, 4, 3)).astype(np.float32)
+    task, params, frozen = conditional_task(trained=False)
+    images = draw(task, params, frozen, z_T=z_T, guidance_scale=guidance_scale)
+    # One step of DDIM goes from the last timestep to the predicted clean latent.
+    alpha_bar = np.float64(SCHEDULE.alpha_bar[T - 1])
+    given, null = np.asarray(TABLE)[:2].mean(1), np.asarray(TABLE)[10].mean()
+    context = (null + guidance_scale * (given - null))[:, None, None, None]
+    eps = z_T + context + (T - 1) / T
+    x0 = (z_T - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
+    np.testing.assert_allclose(images, x0 / 0.5, rtol=1e-3, atol=1e-3)
+    trained, all_params, plain = conditional_task(trained=True)
+    same = draw(trained, all_params, plain, z_T=z_T, guidance_scale=guidance_scale)
+    np.testing.assert_allclose(same, images, rtol=1e-5)
+
+
+def test_without_given_noise_it_is_that_of_the_seed():
+    task, params, frozen = conditional_task(trained=False)
+    z_T = initial_noise(0, jnp.arange(2), (4, 4, 3))
+    np.testing.assert_allclose(
+        draw(task, params, frozen, steps=2),
+        draw(task, params, frozen, steps=2, z_T=z_T),
+        rtol=1e-5,
+    )
+
+
+def test_without_a_null_class_there_is_sampling_but_no_guidance():
+    conditioner = ClassLabel(num_classes=10, dim=2, null_class=False)
+    task = make_task(conditioner, condition_drop_rate=0.0)
+    params = {"unet": GAIN, "conditioner": {"table": {"embedding": TABLE[:10]}}}
+    frozen = jnp.float32(0.5)
+    assert np.all(np.isfinite(draw(task, params, frozen, guidance_scale=1.0)))
+    text = (
+        "class_label.null_class=False: no null class to guide away from. Legal: "
+        "guidance_scale=1.0 and condition_drop_rate=0.0, or null_class=True."
+    )
+    # JAX appends a line of its own to what is raised under jit.
+    with pytest.raises(UserError, match=re.escape(text)):
+        draw(task, params, frozen, guidance_scale=2.0)
+    with pytest.raises(UserError, match=re.escape(text)):
+        run_loss(make_task(conditioner), params)
+    errors, _ = by_hand(lambda k, u: np.asarray(TABLE)[k].mean())
+    output = run_loss(task, params)
+    np.testing.assert_allclose(output.metrics["loss_simple"], errors.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5])
+def test_a_drop_rate_is_a_share(rate):
+    with pytest.raises(UserError, match=f"^task.condition_drop_rate={rate}: legal is 0 to 1.$"):
+        make_task(condition_drop_rate=rate)
