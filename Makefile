@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 
-.PHONY: quickstart test test-slow lint types imports check clean
+.PHONY: quickstart test test-parity test-slow lint types imports check clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -17,13 +17,21 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
+# PyTorch and diffusers, to compare with; nothing but tests/parity imports them.
+$(VENV)/installed-parity: $(VENV)/installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[parity]"
+	touch $@
+
 quickstart: $(VENV)/installed  ## train on shapes, draw captioned images, score them
 	$(BIN)/python experiments/quickstart/run.py
 
 test: $(VENV)/installed-dev  ## everything but the slow tests
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/installed-dev  ## minutes each: run before an issue ends
+test-parity: $(VENV)/installed-parity  ## against PyTorch diffusers and transformers
+	$(BIN)/python -m pytest tests/parity -m "not slow"
+
+test-slow: $(VENV)/installed-parity  ## minutes each: run before an issue ends
 	$(BIN)/python -m pytest -m slow -o log_cli=true -o log_cli_level=INFO
 
 lint: $(VENV)/installed-dev
@@ -36,7 +44,7 @@ types: $(VENV)/installed-dev
 imports: $(VENV)/installed-dev
 	$(BIN)/lint-imports --config setup.cfg
 
-check: lint types imports test  ## what CI runs
+check: lint types imports test  ## what CI runs, but for the parity tests
 
 clean:
 	rm -rf $(VENV) .jax_cache build dist

@@ -39,7 +39,7 @@ def test_no_other_framework_and_no_backend():
     )
     alone, everything, backend = json.loads(done.stdout)
     assert not {"jax", "flax", "numpy", "ml_collections"} & set(alone)
-    assert not {"tensorflow", "torch", "keras"} & set(everything)
+    assert not {"tensorflow", "torch", "keras", "diffusers", "safetensors"} & set(everything)
     assert not backend
     found = {
         ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")

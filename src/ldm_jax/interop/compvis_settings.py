@@ -70,7 +70,8 @@ def infer_settings(path: Path, file: Tensors, components: Mapping[str, Tensors])
         data["tokenizer"] = {"name": "huggingface", "length": conditioner["length"]}
         if conditioner.get("activation") == "gelu":
             data["tokenizer"]["pad_token"] = "!"  # OpenCLIP pads with id 0
-    return {"task": task, "data": data, "sample": dict(published.sample)}
+    # A bucket of one: a single prompt, the usual case, costs a single image.
+    return {"task": task, "data": data, "sample": {"per_device_batch": 1, **published.sample}}
 
 
 def open_question(settings: Mapping[str, Any]) -> str | None:

@@ -129,7 +129,8 @@ def _settings(
     if conditioner["name"] == "clip_text":
         task["train_conditioner"] = False
     guidance = 7.5 if "length" in conditioner else 1.0
-    sample = {"spacing": spacing, "guidance_scale": guidance}
+    # A bucket of one: a single prompt, the usual case, costs a single image.
+    sample = {"spacing": spacing, "guidance_scale": guidance, "per_device_batch": 1}
     return {"task": task, "data": data, "sample": sample}, tuple(notes)
 
 
