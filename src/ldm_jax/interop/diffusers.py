@@ -17,6 +17,7 @@ from ldm_jax.interop.diffusers_settings import (
     clip_settings,
     first_stage_settings,
     schedule_settings,
+    spacing_note,
     unet_settings,
 )
 from ldm_jax.interop.first_stage_names import diffusers_first_stage
@@ -29,6 +30,8 @@ INDEX = "model_index.json"
 # Ours: whether the last class stands for none. diffusers skips fields with an underscore.
 NULL_CLASS = "_null_class"
 CLASS_TABLE = "class_embedding.weight"
+# Parts of pipelines that do not make the image.
+_LEFT_OUT = ("feature_extractor", "image_encoder", "safety_checker")
 _CLASSES = ("AutoencoderKL", "VQModel")
 
 # The attention layers of a first stage, as diffusers called them before 0.15.
@@ -108,8 +111,10 @@ def _settings(
     kind = scheduler.get("_class_name", "DDIMScheduler")
     if kind not in ("DDIMScheduler", "DDPMScheduler"):
         notes.append(f"sampling will use ddim; the folder's own sampler is {kind}")
-    if spacing == "linspace":
-        notes.append("linspace steps land on the next timestep here, a whole stride away there")
+    notes += [note for note in [spacing_note(scheduler)] if note]
+    left = sorted(name for name in _LEFT_OUT if (path / name).is_dir())
+    if left:
+        notes.append(f"left out, for nothing here reads it: {', '.join(left)}")
     factor = 2 ** (len(model["channel_mult"]) - 1)
     size = config.get("sample_size") or 64
     latent = size if isinstance(size, int) else size[0]

@@ -271,18 +271,25 @@ def schedule_settings(config: Json) -> tuple[dict[str, Any], str, str]:
 
 def _spacing(config: Json) -> str:
     spacing = config.get("timestep_spacing", "leading")
-    offset, to_one = config.get("steps_offset", 0), config.get("set_alpha_to_one", True)
-    if spacing in ("trailing", "linspace"):
-        return spacing
-    if spacing == "leading" and offset == 1 and not to_one:
-        return "reference"
-    if spacing == "leading" and offset == 0 and to_one:
-        return "leading"
-    raise UserError(
-        f"scheduler: timestep_spacing={spacing!r} with steps_offset={offset} and "
-        f"set_alpha_to_one={to_one}. Legal: leading with 0 and true, leading with 1 and false (as "
-        "the reference), trailing, linspace."
+    if spacing not in ("leading", "trailing", "linspace"):
+        raise UserError(
+            f"scheduler: timestep_spacing={spacing!r}. Legal: leading, trailing, linspace."
+        )
+    return "reference" if spacing == "leading" and config.get("steps_offset", 0) == 1 else spacing
+
+
+def spacing_note(config: Json) -> str | None:
+    """Returns in what our table of steps differs from that of a scheduler, if it does."""
+    spacing, to_one = (
+        config.get("timestep_spacing", "leading"),
+        config.get("set_alpha_to_one", True),
     )
+    if spacing == "linspace":
+        return "linspace steps land on the next timestep here, a whole stride away there"
+    if spacing == "leading" and to_one == (config.get("steps_offset", 0) == 1):
+        lands = "noise level 0" if to_one else "clean data"
+        return f"the last step lands on {lands} here; set_alpha_to_one={to_one} says otherwise"
+    return None
 
 
 def _check_fixed(where: str, config: Json, fixed: Json) -> None:

@@ -29,6 +29,7 @@ from ldm_jax.interop.diffusers_settings import (
     clip_settings,
     first_stage_settings,
     schedule_settings,
+    spacing_note,
     unet_settings,
 )
 from ldm_jax.models import (
@@ -526,14 +527,6 @@ def test_an_illegal_first_stage(base, fields, text):
             {"trained_betas": [0.1]},
             "trained_betas=[0.1]. Legal: None.",
         ),
-        (
-            schedule_settings,
-            SCHEDULER,
-            {"steps_offset": 0},
-            "scheduler: timestep_spacing='leading' with steps_offset=0 and set_alpha_to_one=False. "
-            "Legal: leading with 0 and true, leading with 1 and false (as the reference), "
-            "trailing, linspace.",
-        ),
         (schedule_settings, SCHEDULER, {"timestep_spacing": "karras"}, "timestep_spacing='karras'"),
     ],
 )
@@ -642,3 +635,21 @@ def test_the_pipeline_of_a_conditioner(conditioner, pipeline, parts):
     models = {n for n, v in index.items() if isinstance(v, list) and v[0] is not None}
     assert models == parts | {"scheduler"}
     assert index.get("vae", index.get("vqvae")) == ["diffusers", "VQModel"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "spacing", "note"),
+    [
+        ({}, "reference", None),
+        ({"steps_offset": 0, "set_alpha_to_one": True}, "leading", None),
+        ({"timestep_spacing": "trailing"}, "trailing", None),
+        ({"timestep_spacing": "linspace"}, "linspace", "linspace steps land on the next timestep"),
+        ({"steps_offset": 0}, "leading", "the last step lands on clean data here; set_alpha_to_on"),
+        ({"set_alpha_to_one": True}, "reference", "the last step lands on noise level 0 here; set"),
+    ],
+)
+def test_tables_of_steps_and_what_is_different_about_them(fields, spacing, note):
+    config = {**SCHEDULER, **fields}
+    assert schedule_settings(config)[2] == spacing
+    assert (spacing_note(config) or "").startswith(note or "")
+    assert (spacing_note(config) is None) == (note is None)
