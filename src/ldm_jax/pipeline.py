@@ -28,7 +28,15 @@ from ldm_jax.train.sampling import make_sample_fn
 
 
 class Pipeline:
-    """Samples from a latent diffusion model with its own first stage and tokenizer."""
+    """Samples from a latent diffusion model with its own first stage and tokenizer.
+
+    Attributes:
+      config: of the model.
+      task: built from it.
+      mesh: that the parameters lie on.
+      step: of the training run; 0 for imported weights.
+      notes: how what was read differs from what its files say, a line each.
+    """
 
     def __init__(
         self,
@@ -38,9 +46,11 @@ class Pipeline:
         frozen: PyTree,
         mesh: Mesh,
         step: int,
+        notes: Sequence[str] = (),
     ):
         """Takes what `from_checkpoint` finds; `params` and `frozen` are laid out over `mesh`."""
         self.config, self.task, self.mesh, self.step = config, task, mesh, step
+        self.notes = tuple(notes)
         self._params, self._frozen = params, frozen
         self._tokenizer = assemble.build_tokenizer(config)
         assemble.check_tokenizer(task, self._tokenizer)
@@ -71,6 +81,7 @@ class Pipeline:
           UserError: no diffusion model, nothing trained yet, or tensors that do not fit.
         """
         mesh = make_mesh() if mesh is None else mesh
+        path = Path(path).expanduser()
         if not is_workdir(path):
             return cls._from_weights(path, config, tokenizer, ema, mesh)
         config = read_config(path) if config is None else config
@@ -96,7 +107,7 @@ class Pipeline:
             task = _diffusion(path, model.task)
             check_sampling(model.config, None)
             params, frozen = load_diffusion(model, mesh)
-            return cls(model.config, task, params, frozen, mesh, step=0)
+            return cls(model.config, task, params, frozen, mesh, step=0, notes=model.notes)
 
     def __call__(
         self,

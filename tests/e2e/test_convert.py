@@ -280,7 +280,7 @@ def test_half_precision_stays_what_it_is(runs, tmp_path):
 MISTAKES = [
     (["none", "--to", "ldm_jax"], "none: no such file or folder. Legal: a training run's"),
     (["{text}", "--to", "onnx"], "--to: got 'onnx'. Legal: ldm_jax, diffusers, compvis."),
-    (["{text}", "--to", "compvis"], "CompVis' layout is a file. Legal: a name in .safetensors."),
+    (["{text}", "--to", "compvis"], ": the layout compvis is a file. Legal: a name in .safetens"),
     (
         ["{classes}", "--to", "diffusers"],
         "diffusers has no place for the conditioner classlabel. ",
@@ -329,3 +329,117 @@ def test_parameters_are_laid_out_over_the_mesh(runs, tmp_path):
     run("convert", runs.text, tmp_path / "own", "--to", "ldm_jax")
     pipeline = Pipeline.from_checkpoint(tmp_path / "own")
     assert all(x.sharding.mesh == pipeline.mesh for x in jax.tree.leaves(pipeline._params))
+
+
+def test_a_folder_is_no_file_and_lies_elsewhere(runs, capfd, tmp_path):
+    _, line = refuse(capfd, "convert", runs.text, tmp_path / "a.safetensors", "--to", "ldm_jax")
+    assert line.endswith(
+        "a.safetensors: the layout ldm_jax is a folder. Legal: the name of a folder."
+    )
+    target = runs.text / "frozen" / "inside"
+    _, line = refuse(capfd, "convert", runs.text, target, "--to", "ldm_jax")
+    assert line == f"{target}: lies within {runs.text}. Legal: a place outside it."
+    (tmp_path / "empty.safetensors").mkdir()
+    _, line = refuse(capfd, "convert", runs.text, tmp_path / "empty.safetensors", "--to", "compvis")
+    assert "there is something already" in line
+
+
+def test_a_killed_conversion_is_no_model_and_is_begun_anew(runs, tmp_path):
+    (tmp_path / "own.part").mkdir()
+    (tmp_path / "own.part" / "unet.safetensors.tmp").write_bytes(b"half")
+    (tmp_path / "own").mkdir()  # empty, as a user may have made it
+    run("convert", runs.text, tmp_path / "own", "--to", "ldm_jax")
+    assert_same_weights(weights(tmp_path / "own"), weights(runs.text))
+    assert not (tmp_path / "own.part").exists()
+
+
+def test_pixel_space_goes_out_and_in(runs, tmp_path):
+    changes = [
+        "--config.task.first_stage.model.name=identity",
+        "--config.task.model.out_channels=3",
+        "--config.train.steps=1",
+    ]
+    run("train", "--config", f"{TINY}:class", "--workdir", tmp_path / "pixels", *changes)
+    run("convert", tmp_path / "pixels", tmp_path / "own", "--to", "ldm_jax")
+    images = [
+        Pipeline.from_checkpoint(path)(classes=[1, 2], seed=4)
+        for path in (tmp_path / "pixels", tmp_path / "own")
+    ]
+    np.testing.assert_array_equal(images[0], images[1])
+
+
+def test_what_is_missing_is_drawn_in_the_type_of_the_rest(runs, tmp_path):
+    run("convert", runs.text, tmp_path / "own", "--to", "ldm_jax")
+
+    def halve_and_drop(tensors):
+        for name in list(tensors):
+            tensors[name] = tensors[name].astype(np.float16)
+        tensors.pop("conv_in/bias", None)
+
+    file = tmp_path / "own" / "unet.safetensors"
+    edited(file, tmp_path / "edited.safetensors", halve_and_drop)
+    shutil.move(tmp_path / "edited.safetensors", file)
+    run("convert", tmp_path / "own", tmp_path / "again", "--to", "ldm_jax", "--no_strict")
+    with open_model(tmp_path / "again") as model:
+        types = {path: x.dtype for path, x in flatten(model.load("unet")).items()}
+    assert set(types.values()) == {np.dtype(np.float16)}
+
+
+def test_files_answer_for_their_scale_and_are_held_against_the_config(runs, tmp_path, capfd):
+    file = tmp_path / "model.safetensors"
+    run("convert", runs.classes, file, "--to", "compvis")
+
+    def rescale(tensors):
+        tensors["scale_factor"] = np.float32(0.18215)
+
+    edited(file, tmp_path / "scaled.safetensors", rescale)
+    with open_model(tmp_path / "scaled.safetensors", config=load_config(f"{TINY}:class")) as model:
+        np.testing.assert_allclose(model.latent_scale.scale, 0.18215)
+        assert model.notes == ()
+    config = ["--config", f"{TINY}:class", "--config.task.first_stage.scale_factor=0.5"]
+    other = "--config.task.schedule.end=0.02"
+    capfd.readouterr()
+    command = ["convert", tmp_path / "scaled.safetensors", tmp_path / "own", "--to", "ldm_jax"]
+    run(*command, *config, other)
+    out = capfd.readouterr().out
+    assert "note: the file's betas are not those of config.task.schedule, which is used" in out
+    assert "note: the file's scale_factor is 0.18215; config's, 0.5, is used" in out
+
+
+def test_tensors_of_a_conditioner_that_the_config_has_not_are_strays(runs, tmp_path):
+    file = tmp_path / "model.safetensors"
+    run("convert", runs.classes, file, "--to", "compvis")
+    config = load_config(f"{TINY}:class")
+    with config.unlocked():
+        config.task.conditioner = {
+            "name": "identity",
+            "key": "tokens_of_others",
+            "shape": (1, 8),
+            "route": "context",
+        }
+    with open_model(file, config=config) as model:
+        assert model.report() == ["unexpected cond_stage_model.embedding.weight"]
+
+
+def test_a_run_starts_from_no_other_model_of_the_same_shapes(runs, tmp_path, capfd):
+    # Heads do not show in shapes.
+    _, line = refuse(
+        capfd,
+        *("train", "--config", f"{TINY}:text", "--workdir", tmp_path / "run"),
+        f"--config.train.init_from={runs.text}",
+        "--config.task.model.num_head_channels=4",
+    )
+    assert line == (
+        f"config.train.init_from={runs.text}: its unet has num_head_channels=8, the run's 4. "
+        "Legal: a model with the same fields."
+    )
+
+
+def test_conditions_come_from_a_file(runs, tmp_path, capfd):
+    np.savez(tmp_path / "c.npz", low_res=np.zeros((1, 8, 8, 3), np.float32))
+    command = ["sample", "--workdir", runs.text, "--out", tmp_path / "o", "--prompt", "a"]
+    _, line = refuse(capfd, *command, "--conditions", tmp_path / "none.npz")
+    assert line.endswith("none.npz: no such file; expected a .npz of numpy.savez.")
+    (tmp_path / "bad.npz").write_bytes(b"no zip")
+    _, line = refuse(capfd, *command, "--conditions", tmp_path / "bad.npz")
+    assert "bad.npz: not a .npz of plain arrays" in line

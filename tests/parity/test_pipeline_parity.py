@@ -1,5 +1,8 @@
 """Folders that diffusers saved, sampled there and here from the same latents."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -18,11 +21,11 @@ STEPS = 50
 TOLERANCE = 2e-3
 
 
-def ours(folder, **kwargs):
+def ours(folder, steps=STEPS, **kwargs):
     """Returns our pixels in [-1, 1], float."""
     config = read_model_config(folder)
     with config.unlocked():
-        config.sample.steps = STEPS
+        config.sample.steps = steps
         config.sample.per_device_batch = 2
     pipeline = Pipeline.from_checkpoint(folder, config=config)
     return np.clip(pipeline(output="float32", **kwargs), -1, 1)
@@ -53,6 +56,46 @@ def test_stable_diffusion(version, tmp_path):
     ).images
     got = ours(folder, prompts=PROMPTS, latents=z_T)
     assert_same_images(got, 2 * expected - 1)
+
+
+def test_steps_that_do_not_divide_the_thousand(tmp_path):
+    theirs, folder = folders.stable_diffusion(tmp_path)
+    z_T = noise(4)
+    for steps in (15, 30):
+        expected = theirs(
+            PROMPTS, latents=nchw(z_T), num_inference_steps=steps, output_type="np"
+        ).images
+        got = ours(folder, steps, prompts=PROMPTS, latents=z_T)
+        assert_same_images(got, 2 * expected - 1)
+
+
+def test_the_schedulers_of_published_folders_are_read_as_their_pipelines_do(tmp_path):
+    theirs, folder = folders.stable_diffusion(tmp_path)
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text())
+    # What a plain DDIMScheduler saves: the pipeline overrides offset and clipping.
+    file.write_text(json.dumps({**config, "steps_offset": 0, "clip_sample": True}))
+    z_T = noise(4)
+    expected = theirs(PROMPTS, latents=nchw(z_T), num_inference_steps=10, output_type="np").images
+    assert_same_images(ours(folder, 10, prompts=PROMPTS, latents=z_T), 2 * expected - 1)
+    file.write_text(json.dumps({**config, "_class_name": "PNDMScheduler", "skip_prk_steps": True}))
+    pipeline = Pipeline.from_checkpoint(folder)
+    assert pipeline.notes == ("sampling will use ddim; the folder's own sampler is PNDMScheduler",)
+
+
+def test_a_tokenizer_named_in_the_config_is_one_given_as_a_flag(tmp_path):
+    _, folder = folders.stable_diffusion(tmp_path)
+    shutil.move(folder / "tokenizer", tmp_path / "tokenizer")
+    config = read_model_config(folder)
+    with config.unlocked(), config.ignore_type():
+        config.data.tokenizer.path = str(tmp_path / "tokenizer")
+        config.sample.steps = 4
+    named = Pipeline.from_checkpoint(folder, config=config)(["a"], output="float32")
+    with config.unlocked():
+        del config.data.tokenizer["path"]
+    given = Pipeline.from_checkpoint(folder, config=config, tokenizer=tmp_path / "tokenizer")
+    np.testing.assert_array_equal(named, given(["a"], output="float32"))
+    assert any(given.task.conditioner.null_tokens)
 
 
 def test_latent_diffusion_text_to_image(tmp_path):

@@ -25,7 +25,7 @@ SCHEDULES = {
     "cosine": {"beta_schedule": "squaredcos_cap_v2"},
 }
 TABLES = {
-    "reference": {"steps_offset": 1, "set_alpha_to_one": False},
+    "offset_leading": {"steps_offset": 1, "set_alpha_to_one": False},
     "leading": {"steps_offset": 0, "set_alpha_to_one": True},
     "trailing": {"timestep_spacing": "trailing"},
 }

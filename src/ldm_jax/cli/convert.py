@@ -39,10 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Converts, once every tensor is accounted for."""
     given = load_config(arguments.config) if arguments.config else None
-    from ldm_jax.train.convert import LAYOUTS, convert, total_bytes
+    from ldm_jax.train.convert import LAYOUTS, check_target, convert, total_bytes
     from ldm_jax.train.exchange import open_model, read_model_config
 
     check_in("--to", arguments.to, LAYOUTS)
+    check_target(arguments.source, arguments.target, arguments.to)
     ema = not arguments.raw
     config = read_model_config(arguments.source, ema=ema) if given is None else given
     apply_overrides(config, overrides)

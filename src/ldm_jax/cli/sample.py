@@ -46,6 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="class number; repeat it for several images",
     )
     add(
+        "--conditions",
+        metavar="FILE.npz",
+        help="arrays for models that read something else, such as low_res, a row per image",
+    )
+    add(
         "--num_images",
         metavar="N",
         type=_whole(1),
@@ -73,7 +78,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
             f"--num_images={arguments.num_images}: got {len(given)} prompts or classes, one image "
             "each. Legal: --num_images with at most one of them."
         )
-    source = Path(arguments.checkpoint or arguments.workdir)
+    source = Path(arguments.checkpoint or arguments.workdir).expanduser()
     config = _config(source, arguments, overrides)
     out = Path(arguments.out or (source / "out" if arguments.workdir else "out"))
 
@@ -85,11 +90,14 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     pipeline = Pipeline.from_checkpoint(
         source, config=config, tokenizer=arguments.tokenizer, ema=not arguments.raw
     )
+    for note in pipeline.notes:
+        print(f"note: {note}")
     count = max(len(given), arguments.num_images or 1)
     with Progress("sample", count, "image") as progress:
         images = pipeline(
             prompts,
             classes=arguments.classes,
+            conditions=_conditions(arguments),
             num_images=arguments.num_images,
             seed=arguments.seed,
             image_shape=arguments.size,
@@ -178,6 +186,22 @@ def _images_before(record: Path) -> int:
 
 def _image_path(out: Path, number: int) -> Path:
     return out / f"{number:05d}.png"
+
+
+def _conditions(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Returns the arrays of --conditions by name."""
+    if arguments.conditions is None:
+        return None
+    import numpy as np
+
+    path = Path(arguments.conditions)
+    if not path.is_file():
+        raise UserError(f"--conditions={path}: no such file; expected a .npz of numpy.savez.")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except (ValueError, OSError, AttributeError) as error:
+        raise UserError(f"--conditions={path}: not a .npz of plain arrays ({error}).") from error
 
 
 def _prompts(arguments: argparse.Namespace) -> list[str] | None:

@@ -61,6 +61,15 @@ def reference(num_timesteps: int, num_steps: int) -> _Timesteps:
     return _land_on_zero(np.arange(0, num_timesteps, num_timesteps // num_steps) + 1)
 
 
+def offset_leading(num_timesteps: int, num_steps: int) -> _Timesteps:
+    """Returns 1 + multiples of T // S, from the largest: Stable Diffusion's pipelines in diffusers.
+
+    The same as `reference` where S divides T; there are S rows for every S. The last step lands on
+    t = 0, as there.
+    """
+    return _land_on_zero(np.arange(num_steps) * (num_timesteps // num_steps) + 1)
+
+
 def reference_quad(num_timesteps: int, num_steps: int) -> _Timesteps:
     """Returns 1 + floor(linspace(0, sqrt(0.8 T), S)^2), from the largest: DDIM 'quad' of CompVis.
 
@@ -76,6 +85,7 @@ SPACINGS = {
     "leading": leading,
     "linspace": linspace,
     "reference": reference,
+    "offset_leading": offset_leading,
     "reference_quad": reference_quad,
 }
 

@@ -5,17 +5,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ldm_jax.conditioning.class_label import ClassLabel
 from ldm_jax.conditioning.clip_text import ClipText
 from ldm_jax.conditioning.spatial_rescaler import SpatialRescaler
 from ldm_jax.conditioning.text_transformer import TextTransformer
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
-from ldm_jax.interop.compvis_settings import infer_settings
+from ldm_jax.diffusion import schedule
+from ldm_jax.interop.compvis_settings import file_scale_factor, infer_settings
 from ldm_jax.interop.conditioner_names import (
     compvis_bert,
     compvis_class_label,
     compvis_rescaler,
+    layers_read,
     open_clip,
     transformers_clip,
 )
@@ -43,6 +47,8 @@ _UNUSED = re.compile(
 _UNUSED_BY_CONDITIONERS = re.compile(
     r".*position_ids|text_projection.*|logit_scale|attn_mask|visual\..*|transformer\.to_logits\..*"
 )
+# A layer of a text tower, of OpenCLIP or of transformers, without the tower's prefix.
+_LAYER = re.compile(r"(?:.*\.)?((?:transformer\.resblocks|encoder\.layers)\.(\d+)\.)")
 # Below the conditioner's prefix: how a text tower of transformers or OpenCLIP is wrapped.
 TEXT_MODEL, OPEN_CLIP = "transformer.text_model.", "model."
 
@@ -63,7 +69,7 @@ def read_compvis(
     file = open_tensors(path)
     try:
         names = list(file.keys())
-        views, notes = _views(path, names, ema)
+        views, spare, notes = _views(path, names, ema)
         found = {part: Renamed(file, view) for part, view in views.items() if view}
         settings = infer_settings(path, file, found) if settings is None else settings
     except BaseException:
@@ -74,35 +80,69 @@ def read_compvis(
         for part, tensors in found.items()
         if part != "conditioner" or _has_parameters(settings["task"])
     }
-    known = (*PREFIXES.values(), _EMA) if "unet" in found or "conditioner" in found else ("",)
-    strays = tuple(n for n in names if not n.startswith(known) and not _UNUSED.fullmatch(n))
-    return Foreign("compvis", dict(settings), components, strays, notes=notes)
+    taken = {name for part in components for name in views[part].values()} | spare
+    if "conditioner" in found and "conditioner" not in components:
+        taken |= _second_first_stage(views)
+    strays = tuple(n for n in names if n not in taken and not _UNUSED.fullmatch(n))
+    return Foreign(
+        "compvis",
+        dict(settings),
+        components,
+        strays,
+        notes=(*notes, *_disagreements(file, settings)),
+        scale_factor=file_scale_factor(file),
+    )
 
 
 def _views(
     path: Path, names: list[str], ema: bool
-) -> tuple[dict[str, dict[str, str]], tuple[str, ...]]:
-    """Returns, for each component, its short names and those in the file; and notes."""
+) -> tuple[dict[str, dict[str, str]], set[str], tuple[str, ...]]:
+    """Returns each component's short names and those in the file, the spare U-Net, and notes."""
     views = {
         part: {n.removeprefix(prefix): n for n in names if n.startswith(prefix)}
         for part, prefix in PREFIXES.items()
     }
     if not any(views.values()):
-        if not any(n.startswith("decoder.") for n in names):
+        if not any(n.startswith("decoder.up.") for n in names):
             raise UserError(
-                f"{path}: holds no tensor under {', '.join(PREFIXES.values())} or decoder.; "
-                "expected a checkpoint of latent-diffusion or Stable Diffusion, or a first stage. "
-                f"Found: {', '.join(names[:3]) or 'nothing'}."
+                f"{path}: holds no tensor under {', '.join(PREFIXES.values())} or decoder.up.; "
+                "expected a checkpoint of latent-diffusion or Stable Diffusion, or a first stage; "
+                "a file of diffusers' is read with its folder. "
+                f"Found: {', '.join(map(repr, names[:3])) or 'nothing'}."
             )
-        return {"first_stage": {n: n for n in names}}, ()
-    averages = {short: ema_name(short) for short in views["unet"]}
-    if not set(averages.values()) & set(names):
-        return views, ()
-    if not ema:
-        return views, ("the raw U-Net is taken; the averaged one, model_ema, is left out",)
+        return {"first_stage": {n: n for n in names}}, set(), ()
     present = set(names)
-    views["unet"] = {short: name for short, name in averages.items() if name in present}
-    return views, ("the averaged U-Net, model_ema, is taken; the raw one is left out",)
+    averages = {short: ema_name(short) for short in views["unet"]}
+    averages = {short: name for short, name in averages.items() if name in present}
+    if not averages:
+        return views, set(), ()
+    if not ema:
+        note = "the raw U-Net is taken; the averaged one, model_ema, is left out"
+        return views, set(averages.values()), (note,)
+    spare = {views["unet"][short] for short in averages}
+    note = "the averaged U-Net, model_ema, is taken; the raw one is left out"
+    return views | {"unet": averages}, spare, (note,)
+
+
+def _second_first_stage(views: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """Returns the names of a first stage that stands in the conditioner's place once more."""
+    stage = views["first_stage"]
+    return {name for short, name in views["conditioner"].items() if short in stage}
+
+
+def _disagreements(file: Tensors, settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns what a configuration says otherwise than the buffers of the file."""
+    task, present = settings["task"], set(file.keys())
+    notes = []
+    if "betas" in present and "schedule" in task:
+        expected = schedule.betas(**task["schedule"])
+        found = np.asarray(file["betas"], np.float64)
+        if found.shape != expected.shape or not np.allclose(found, expected, rtol=1e-3):
+            notes.append("the file's betas are not those of config.task.schedule, which is used")
+    wanted, factor = task.get("first_stage", {}).get("scale_factor"), file_scale_factor(file)
+    if isinstance(wanted, float) and factor is not None and abs(wanted - factor) > 1e-6 * factor:
+        notes.append(f"the file's scale_factor is {factor}; config's, {wanted}, is used")
+    return tuple(notes)
 
 
 def ema_name(short: str) -> str:
@@ -122,7 +162,7 @@ def _component(part: str, tensors: Tensors) -> Component:
         return Component(tensors, _first_stage_entries, lambda n: n.startswith("loss."))
     names = list(tensors.keys())
     prefix = next((p for p in (TEXT_MODEL, OPEN_CLIP) if _any_starts(names, p)), "")
-    last = _last_layer(names)
+    last = _last_layer(tensors)
 
     def is_unused(name: str) -> bool:
         return name.startswith(last) or bool(_UNUSED_BY_CONDITIONERS.fullmatch(name))
@@ -142,11 +182,16 @@ def _any_starts(names: list[str], prefix: str) -> bool:
     return any(name.startswith(prefix) for name in names)
 
 
-def _last_layer(names: list[str]) -> str:
-    """Returns the prefix of OpenCLIP's last layer, whose output Stable Diffusion 2 skips."""
-    found = (re.match(r"model\.(transformer\.resblocks\.(\d+)\.)", name) for name in names)
-    layers = {int(match[2]): match[1] for match in found if match}
-    return layers[max(layers)] if layers else "\0"
+def _last_layer(tensors: Tensors) -> str:
+    """Returns the prefix of the layer that a tower has beyond those that are read."""
+    for name in tensors.keys():
+        if name.endswith("token_embedding.weight"):
+            width = tensors.info(name).shape[1]
+            found = (_LAYER.match(other) for other in tensors.keys())
+            layers = {int(match[2]): match[1] for match in found if match}
+            read = layers_read(width, len(layers))
+            return layers.get(read, "\0")
+    return "\0"
 
 
 def conditioner_cells(module: Any, is_open_clip: bool) -> Cells:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.interop.conditioner_names import clip_activation, layers_read
 from ldm_jax.interop.published import Published, find_published
 from ldm_jax.interop.tensors import Tensors
 
@@ -110,9 +111,17 @@ def _schedule(file: Tensors, published: Published) -> dict[str, Any]:
     return {"name": "linear", "num_timesteps": steps, "start": start, "end": end}
 
 
+def file_scale_factor(file: Tensors) -> float | None:
+    """Returns the buffer that scales latents, if the file has it, as its shortest decimal."""
+    if "scale_factor" not in set(file.keys()):
+        return None
+    return float(str(np.asarray(file["scale_factor"]).astype(np.float32).reshape(())))
+
+
 def _scale_factor(path: Path, file: Tensors, published: Published) -> float:
-    if "scale_factor" in set(file.keys()):
-        return float(np.asarray(file["scale_factor"], np.float32))
+    factor = file_scale_factor(file)
+    if factor is not None:
+        return factor
     if published.scale_factor is None:
         raise UserError(
             f"{path}: {published.name} scales its latents by a buffer, scale_factor, which the "
@@ -206,12 +215,11 @@ class _Shapes:
             depth = len(self._numbers(r"transformer\.text_model\.encoder\.layers\.(\d+)\."))
             tokens = self._shape(f"{prefix}embeddings.token_embedding.weight")
             length = self._shape(f"{prefix}embeddings.position_embedding.weight")[0]
-            return _clip(tokens, length, depth, "quick_gelu")
+            return _clip(tokens, length, depth)
         if self._has("model.transformer.resblocks."):
             depth = len(self._numbers(r"model\.transformer\.resblocks\.(\d+)\."))
             length = self._shape("model.positional_embedding")[0]
-            # Stable Diffusion 2 reads the last layer but one.
-            return _clip(self._shape("model.token_embedding.weight"), length, depth - 1, "gelu")
+            return _clip(self._shape("model.token_embedding.weight"), length, depth)
         if "transformer.token_emb.weight" in self._shapes:
             return self._bert()
         if "embedding.weight" in self._shapes:
@@ -256,13 +264,14 @@ class _Shapes:
         return settings
 
 
-def _clip(tokens: tuple[int, ...], length: int, depth: int, activation: str) -> dict[str, Any]:
+def _clip(tokens: tuple[int, ...], length: int, layers: int) -> dict[str, Any]:
+    width = tokens[1]
     return {
         "name": "clip_text",
         "vocab_size": tokens[0],
         "length": length,
-        "dim": tokens[1],
-        "depth": depth,
-        "num_heads": tokens[1] // _CLIP_HEAD_DIM,
-        "activation": activation,
+        "dim": width,
+        "depth": layers_read(width, layers),
+        "num_heads": width // _CLIP_HEAD_DIM,
+        "activation": clip_activation(width),
     }

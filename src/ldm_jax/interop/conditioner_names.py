@@ -34,6 +34,8 @@ _OPEN_CLIP = {
     "ff/hidden": "transformer.resblocks.{}.mlp.c_fc",
     "ff/out": "transformer.resblocks.{}.mlp.c_proj",
 }
+# ViT-H/14's text tower by its width and its layers; Stable Diffusion 2 skips the last of them.
+_TOWER_WIDTH, _TOWER_LAYERS = 1024, 24
 _QKV = {"attn/to_q": 0, "attn/to_k": 1, "attn/to_v": 2}
 # Ours to CompVis' BERTEmbedder, whose attention and feed-forward layers are counted through.
 _BERT = {
@@ -65,6 +67,19 @@ _LDM_BERT = {
     "ff/hidden": "model.layers.{}.fc1",
     "ff/out": "model.layers.{}.fc2",
 }
+
+
+def layers_read(width: int, layers: int) -> int:
+    """Returns how many of a text tower's layers are read: all, or all but the last of ViT-H/14's.
+
+    Files that leave the last one out, as ours and those of diffusers do, have 23.
+    """
+    return layers - 1 if (width, layers) == (_TOWER_WIDTH, _TOWER_LAYERS) else layers
+
+
+def clip_activation(width: int) -> str:
+    """Returns the activation of a published text tower: OpenAI's quick GELU, or OpenCLIP's GELU."""
+    return "gelu" if width == _TOWER_WIDTH else "quick_gelu"
 
 
 def transformers_clip(model: ClipText) -> Cells:

@@ -17,7 +17,7 @@ from ldm_jax.interop.diffusers_settings import (
     clip_settings,
     first_stage_settings,
     schedule_settings,
-    spacing_note,
+    scheduler_notes,
     unet_settings,
 )
 from ldm_jax.interop.first_stage_names import diffusers_first_stage
@@ -106,12 +106,11 @@ def _settings(
     if index.get("_class_name") == "LDMSuperResolutionPipeline":
         scale_factor = 1.0  # that pipeline decodes its latents as they are
     scheduler = read_json(path / "scheduler" / "scheduler_config.json")
+    if str(index.get("_class_name")).startswith("StableDiffusion"):
+        # As those pipelines do, whatever their scheduler's file says.
+        scheduler = {**scheduler, "steps_offset": 1, "clip_sample": False}
     schedule, parameterization, spacing = schedule_settings(scheduler)
-    notes = []
-    kind = scheduler.get("_class_name", "DDIMScheduler")
-    if kind not in ("DDIMScheduler", "DDPMScheduler"):
-        notes.append(f"sampling will use ddim; the folder's own sampler is {kind}")
-    notes += [note for note in [spacing_note(scheduler)] if note]
+    notes = scheduler_notes(scheduler)
     left = sorted(name for name in _LEFT_OUT if (path / name).is_dir())
     if left:
         notes.append(f"left out, for nothing here reads it: {', '.join(left)}")

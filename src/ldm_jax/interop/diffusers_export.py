@@ -21,6 +21,8 @@ from ldm_jax.models.vq_autoencoder import VQAutoencoder
 VERSION = "0.42.1"
 # Parts that Stable Diffusion's pipeline may do without.
 _ABSENT = ("feature_extractor", "image_encoder", "safety_checker")
+# Spacings that begin with timestep 1 and end on the noise level of timestep 0.
+_OFFSET = ("reference", "offset_leading")
 _PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 _BETA_SCHEDULES = {"linear": "scaled_linear", "sqrt_linear": "linear"}
 
@@ -214,8 +216,8 @@ def scheduler_config(
         "num_train_timesteps": len(betas),
         "prediction_type": _PREDICTIONS[parameterization],
         "timestep_spacing": spacing if spacing in ("trailing", "linspace") else "leading",
-        "steps_offset": int(spacing == "reference"),
-        "set_alpha_to_one": spacing != "reference",
+        "steps_offset": int(spacing in _OFFSET),
+        "set_alpha_to_one": spacing not in _OFFSET,
     }
     if name in _BETA_SCHEDULES:
         return config | {

@@ -1,6 +1,7 @@
 """The configuration that the JSON files of a diffusers folder amount to.
 
-Whatever would change the numbers and has no counterpart here is an error, never ignored.
+Whatever would change a network's numbers and has no counterpart here is an error. What would change
+sampling alone becomes a note.
 """
 
 from collections.abc import Mapping
@@ -275,21 +276,27 @@ def _spacing(config: Json) -> str:
         raise UserError(
             f"scheduler: timestep_spacing={spacing!r}. Legal: leading, trailing, linspace."
         )
-    return "reference" if spacing == "leading" and config.get("steps_offset", 0) == 1 else spacing
+    is_offset = spacing == "leading" and config.get("steps_offset", 0) == 1
+    return "offset_leading" if is_offset else spacing
 
 
-def spacing_note(config: Json) -> str | None:
-    """Returns in what our table of steps differs from that of a scheduler, if it does."""
-    spacing, to_one = (
-        config.get("timestep_spacing", "leading"),
-        config.get("set_alpha_to_one", True),
-    )
+def scheduler_notes(config: Json) -> list[str]:
+    """Returns in what sampling here differs from what a scheduler's configuration says."""
+    kind = config.get("_class_name", "DDIMScheduler")
+    if kind not in ("DDIMScheduler", "DDPMScheduler"):
+        return [f"sampling will use ddim; the folder's own sampler is {kind}"]
+    notes = []
+    spacing = config.get("timestep_spacing", "leading")
+    to_one = config.get("set_alpha_to_one", True)
     if spacing == "linspace":
-        return "linspace steps land on the next timestep here, a whole stride away there"
-    if spacing == "leading" and to_one == (config.get("steps_offset", 0) == 1):
+        notes.append("linspace steps land on the next timestep here, a whole stride away there")
+    elif to_one == (_spacing(config) == "offset_leading"):
         lands = "noise level 0" if to_one else "clean data"
-        return f"the last step lands on {lands} here; set_alpha_to_one={to_one} says otherwise"
-    return None
+        notes.append(f"the last step lands on {lands} here; set_alpha_to_one={to_one} is not read")
+    for field in ("clip_sample", "thresholding"):
+        if config.get(field, False):
+            notes.append(f"{field}=True is not applied here")
+    return notes
 
 
 def _check_fixed(where: str, config: Json, fixed: Json) -> None:

@@ -69,7 +69,7 @@ def own_files(
         WeightFile(
             own.weight_path(folder, component),
             [(component, own_entries(tree))],
-            latent_scale if component == "first_stage" else {},
+            latent_scale if component == "unet" else {},
         )
         for component, tree in abstract.items()
     ]

@@ -8,18 +8,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from ldm_jax.core.types import PyTree
-from ldm_jax.interop.mapping import Cells, Entry, make_entries, nest
+from ldm_jax.interop.mapping import Entry, nest
 from ldm_jax.interop.tensors import TensorInfo, Tensors
 
 COMPONENTS = ("first_stage", "conditioner", "unet")
 
 Entries = Callable[[Any, PyTree], list[Entry]]
 Progress = Callable[[int], object]
-
-
-def entries_by(cells: Callable[[Any], Cells]) -> Entries:
-    """Returns `(module, its parameters) -> entries` for one naming of its layers."""
-    return lambda module, params: make_entries(params, cells(module))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +43,7 @@ class Foreign:
       strays: tensors of the file that belong to no component.
       tokenizer: folder or file of the tokenizer, if the checkpoint has one.
       notes: what a user should know about how it was read, a line each.
+      scale_factor: of the latents, as a buffer of the file has it.
     """
 
     layout: str
@@ -56,6 +52,7 @@ class Foreign:
     strays: tuple[str, ...] = ()
     tokenizer: Path | None = None
     notes: tuple[str, ...] = ()
+    scale_factor: float | None = None
 
     def close(self) -> None:
         """Closes the files."""

@@ -15,7 +15,7 @@ from ldm_jax.interop.mapping import Entry, own_entries
 from ldm_jax.interop.tensors import open_tensors
 
 CONFIG = "config.json"
-# Beside the first stage's parameters: the map between its latents and the diffusion model's.
+# Beside the U-Net's parameters: the map between the first stage's latents and its own.
 LATENT_SCALE = ("latent_scale/shift", "latent_scale/scale")
 
 

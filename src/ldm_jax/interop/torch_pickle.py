@@ -31,7 +31,8 @@ from ldm_jax.interop.tensors import MAX_DIMENSIONS, TensorInfo, check_file, read
 
 _LEGAL = "Legal: tensors, numbers, text, and what PyTorch Lightning adds to them."
 _RESAVE = "Legal: a state_dict saved by torch.save of torch 1.6 or later, or a .safetensors file."
-_MAX_PICKLE = 1 << 26  # bytes; that of Stable Diffusion is below a mebibyte
+_MAX_PICKLE = 1 << 23  # bytes; that of Stable Diffusion is below a mebibyte
+_MAX_TUPLES = 40_000  # Python hashes nested tuples by recursion; checkpoints have five a tensor
 _MAX_EXPANDED = 1 << 30  # bytes of a tensor that repeats elements of a smaller storage
 _BAD_ZIP = (  # all that a damaged zip is known to raise
     zipfile.BadZipFile,
@@ -343,8 +344,12 @@ class _Unpickler(pickle.Unpickler):
 
 def _unpickle(data: bytes) -> Any:
     """Returns the object that `data` describes, made of built-in types and stand-ins."""
+    tuples = 0
     try:
         for opcode, argument, _ in pickletools.genops(data):
+            tuples += "TUPLE" in opcode.name
+            if tuples > _MAX_TUPLES:
+                raise UserError("nests far more than PyTorch does; it may be malicious.")
             if "PUT" in opcode.name and cast(int, argument) > len(data):
                 raise UserError("asks for far more memory than it fills; it may be malicious.")
             # These look in a cache of the process before they ask find_class.

@@ -29,7 +29,8 @@ Load = Callable[[str], PyTree]
 def convert(model: Model, target: str | Path, to: str, progress: Progress | None = None) -> None:
     """Writes a model in another layout, one component in memory at a time.
 
-    Types are kept as they are on disk. Nothing that is there already is overwritten.
+    Types are kept as they are on disk. Nothing that is there already is overwritten, and the target
+    appears when it is whole.
 
     Args:
       model: from `open_model`.
@@ -41,10 +42,38 @@ def convert(model: Model, target: str | Path, to: str, progress: Progress | None
       UserError: the target exists, or its layout has no place for this model.
     """
     write = lookup("--to", LAYOUTS, to)
-    target = Path(target)
-    if target.exists() and (target.is_file() or any(target.iterdir())):
+    target = check_target(model.path, target, to)
+    if to == "compvis":
+        write(model, target, progress)  # a file, which appears when it is whole
+        return
+    staging = target.with_name(f"{target.name}.part")
+    shutil.rmtree(staging, ignore_errors=True)  # of a conversion that was killed
+    try:
+        write(model, staging, progress)
+        if target.is_dir():
+            target.rmdir()
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_target(source: str | Path, target: str | Path, to: str) -> Path:
+    """Returns where a conversion goes.
+
+    Raises:
+      UserError: something is there already, or it is no place for that layout.
+    """
+    target, source = Path(target).expanduser(), Path(source).expanduser()
+    is_file = target.suffix == ".safetensors"
+    if is_file != (to == "compvis"):
+        legal = "a name in .safetensors" if to == "compvis" else "the name of a folder"
+        kind = "a file" if to == "compvis" else "a folder"
+        raise UserError(f"{target}: the layout {to} is {kind}. Legal: {legal}.")
+    if target.is_file() or (target.is_dir() and (is_file or any(target.iterdir()))):
         raise UserError(f"{target}: there is something already. Legal: a new name.")
-    write(model, target, progress)
+    if source.resolve() in target.resolve().parents:
+        raise UserError(f"{target}: lies within {source}. Legal: a place outside it.")
+    return target
 
 
 def total_bytes(model: Model) -> int:
@@ -75,8 +104,6 @@ def _to_own(model: Model, target: Path, progress: Progress | None) -> None:
 
 
 def _to_compvis(model: Model, target: Path, progress: Progress | None) -> None:
-    if target.suffix != ".safetensors":
-        raise UserError(f"{target}: CompVis' layout is a file. Legal: a name in .safetensors.")
     parts, load = _parts(model, progress)
     write_weights([compvis_file(target, parts)], model.infos, load, progress)
 

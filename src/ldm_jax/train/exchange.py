@@ -50,8 +50,8 @@ class Model:
       config: what it amounts to; its tokenizer has a path if there is one.
       task: built from the configuration.
       abstract: shapes of the parameters, by component.
-      infos: shapes and types on disk of the parameters, by component and path; float32 for those
-        that were not found.
+      infos: shapes and types on disk of the parameters, by component and path; the component's
+        usual type for those that were not found.
       read: (component, progress) -> parameters found, NumPy arrays of the types on disk.
       latent_scale: between the first stage's latents and the diffusion model's.
       accounts: what does not fit, by component.
@@ -83,13 +83,7 @@ class Model:
 
     def module(self, component: str) -> Any:
         """Returns the Flax module of a component."""
-        if not isinstance(self.task, LatentDiffusionTask):
-            return self.task.model
-        return {
-            "unet": self.task.model,
-            "conditioner": self.task.conditioner,
-            "first_stage": self.task.first_stage.model,
-        }[component]
+        return _modules(self.task)[component]
 
     def load(self, component: str, progress: Progress | None = None) -> PyTree:
         """Returns all parameters of a component; those not found are drawn as training would."""
@@ -97,7 +91,8 @@ class Model:
         wanted = flatten(self.abstract[component])
         if missing := wanted.keys() - found.keys():
             fresh = flatten(self._init(component))
-            found |= {path: np.asarray(fresh[path]) for path in missing}
+            types = self.infos[component]
+            found |= {path: np.asarray(fresh[path]).astype(types[path].dtype) for path in missing}
         return nest({path: found[path] for path in wanted})
 
     def _init(self, component: str) -> PyTree:
@@ -116,13 +111,18 @@ class Model:
         """Returns a line for every tensor that does not fit."""
         lines = []
         for component, account in self.accounts.items():
-            lines += [f"{component}: missing {name}" for name in account.missing]
-            lines += [f"{component}: unexpected {name}" for name in account.unexpected]
+            lines += [f"{component}: missing {_shown(name)}" for name in account.missing]
+            lines += [f"{component}: unexpected {_shown(name)}" for name in account.unexpected]
             lines += [
-                f"{component}: {name} has shape {got}, expected {expected}"
+                f"{component}: {_shown(name)} has shape {got}, expected {expected}"
                 for name, got, expected in account.mismatched
             ]
-        return lines + [f"unexpected {name}" for name in self.strays]
+        return lines + [f"unexpected {_shown(name)}" for name in self.strays]
+
+
+def _shown(name: str) -> str:
+    """Returns a name from a file as it may be printed: on one line, and nothing but text."""
+    return name if name.isprintable() else ascii(name)
 
 
 def read_model_config(path: str | Path, *, ema: bool = True) -> ConfigDict:
@@ -137,7 +137,7 @@ def read_model_config(path: str | Path, *, ema: bool = True) -> ConfigDict:
     Raises:
       UserError: nothing that we can read, or too little to know the model by.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if is_workdir(path):
         return read_config(path).lock()
     with _read_foreign(path, None, ema) as foreign:
@@ -156,6 +156,7 @@ def open_model(
     config: ConfigDict | None = None,
     tokenizer: str | Path | None = None,
     ema: bool = True,
+    for_sampling: bool = True,
 ) -> Model:
     """Returns a model on disk; nothing but names, shapes and settings is read.
 
@@ -164,14 +165,16 @@ def open_model(
       config: of the model, by default what `read_model_config` finds.
       tokenizer: folder of a Hugging Face tokenizer, where the model has none with it.
       ema: averaged parameters, where there are both.
+      for_sampling: what the network predicts must be known.
 
     Raises:
       UserError: nothing that we can read, or a configuration that does not build.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     config = read_model_config(path, ema=ema) if config is None else config
     config = config.copy_and_resolve_references()
-    if config.task.name == "latent_diffusion" and config.task.get("parameterization", "") is None:
+    undecided = config.task.get("parameterization", "") is None
+    if for_sampling and undecided and config.task.name == "latent_diffusion":
         raise UserError(
             f"{path}: Stable Diffusion 2's weights do not tell what they predict. Legal: "
             "--config.task.parameterization=eps (the base model) or v (the 768 model)."
@@ -180,7 +183,9 @@ def open_model(
         return _open_workdir(path, config, ema)
     foreign = _read_foreign(path, config, ema)
     try:
-        found = Path(tokenizer) if tokenizer is not None else foreign.tokenizer
+        named = (config.data.get("tokenizer") or {}).get("path")
+        found = tokenizer or named or foreign.tokenizer
+        found = None if found is None else Path(found).expanduser()
         return _open_foreign(path, foreign, config, found)
     except BaseException:
         foreign.close()
@@ -224,24 +229,59 @@ def open_start(config: ConfigDict, task: Task) -> Model:
     Raises:
       UserError: it is another model than the run's.
     """
-    model = open_model(config.train.init_from)
+    source = Path(config.train.init_from).expanduser()
+    # A CompVis file is what the run's configuration says that it is.
+    model = open_model(source, config=config if source.is_file() else None, for_sampling=False)
     try:
         model.check()
-        wanted = _abstract(task, config)
-        for name in wanted.keys() | model.abstract.keys():
-            mine, found = (flatten(tree.get(name, {})) for tree in (wanted, model.abstract))
-            for path in mine.keys() | found.keys():
-                shapes = [getattr(tree.get(path), "shape", None) for tree in (mine, found)]
-                if shapes[0] != shapes[1]:
-                    raise UserError(
-                        f"config.train.init_from={config.train.init_from}: its {name} has "
-                        f"{path} of shape {shapes[1]}, the run's {shapes[0]}. Legal: a model with "
-                        "the same config.task.model, conditioner and first_stage.model."
-                    )
+        check_same_components(f"config.train.init_from={source}", model, _modules(task))
     except BaseException:
         model.close()
         raise
     return model
+
+
+def check_same_components(what: str, model: Model, wanted: Mapping[str, Any]) -> None:
+    """Raises UserError unless a model's modules compute what the wanted ones do.
+
+    Args:
+      what: the field that named the model.
+      model: as found.
+      wanted: modules by component.
+    """
+    found = _modules(model.task)
+    for component, module in wanted.items():
+        if component not in found:
+            raise UserError(f"{what}: has no {component}. Legal: a model with one.")
+        got, expected = _fields(found[component]), _fields(module)
+        for field in sorted(got.keys() | expected.keys()):
+            if got.get(field) != expected.get(field):
+                raise UserError(
+                    f"{what}: its {component} has {field}={got.get(field)}, the run's "
+                    f"{expected.get(field)}. Legal: a model with the same fields."
+                )
+
+
+def _modules(task: Task) -> dict[str, Any]:
+    if not isinstance(task, LatentDiffusionTask):
+        return {"first_stage": task.model}
+    return {
+        "unet": task.model,
+        "conditioner": task.conditioner,
+        "first_stage": task.first_stage.model,
+    }
+
+
+# What the numbers do not depend on, or only while training, and Flax's own fields.
+_FREE = (
+    *("dtype", "param_dtype", "attention_impl", "remat", "dropout", "null_tokens"),
+    *("embedding_std", "linear_projections", "parent", "name"),
+)
+
+
+def _fields(module: Any) -> dict[str, Any]:
+    names = [name for name in type(module).__dataclass_fields__ if name not in _FREE]
+    return {"name": type(module).__name__, **{name: getattr(module, name) for name in names}}
 
 
 def _read_foreign(path: Path, config: ConfigDict | None, ema: bool) -> Foreign:
@@ -305,10 +345,11 @@ def _open_foreign(
 
 def _infos(entries: Sequence[Entry], tensors: Tensors) -> dict[str, TensorInfo]:
     found = set(tensors.keys())
+    known = [tensors.info(entry.theirs).dtype for entry in entries if entry.theirs in found]
+    usual = known[0] if known else np.dtype(np.float32)
     infos: dict[str, TensorInfo] = {}
     for entry in entries:
-        known = entry.theirs in found
-        dtype = tensors.info(entry.theirs).dtype if known else np.dtype(np.float32)
+        dtype = tensors.info(entry.theirs).dtype if entry.theirs in found else usual
         infos |= {
             path: TensorInfo(shape, dtype)
             for path, shape in zip(entry.ours, entry.shapes, strict=True)
@@ -329,11 +370,13 @@ def _name_tokenizer(config: ConfigDict, tokenizer: Path | None) -> None:
 def _foreign_scale(foreign: Foreign, config: ConfigDict, task: Task) -> LatentScale | None:
     if not isinstance(task, LatentDiffusionTask):
         return None
-    tensors = foreign.components["first_stage"].tensors if foreign.layout == "ldm_jax" else None
-    if tensors is not None and set(LATENT_SCALE) <= set(tensors.keys()):
+    tensors = foreign.components["unet"].tensors
+    if foreign.layout == "ldm_jax" and set(LATENT_SCALE) <= set(tensors.keys()):
         shift, scale = (jnp.asarray(tensors[name], jnp.float32) for name in LATENT_SCALE)
         return LatentScale(shift, scale)
     factor = config.task.first_stage.get("scale_factor", "auto")
+    if factor == "auto" and foreign.scale_factor is not None:
+        factor = foreign.scale_factor
     if not isinstance(factor, int | float):
         raise UserError(
             f"config.task.first_stage.scale_factor={factor!r}: imported weights need the number "

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ldm_jax.core.checks import UserError
 from ldm_jax.core.config import build
 from ldm_jax.core.rng import Purpose, example_keys, step_key
 from ldm_jax.core.types import PyTree
@@ -23,10 +22,13 @@ from ldm_jax.tasks.first_stage import (
     measure_scale,
 )
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train.exchange import load_component, load_frozen, open_model, open_start
-
-# Fields of a first stage that its weights do not depend on, and Flax's own.
-_HIDDEN = ("dtype", "param_dtype", "attention_impl", "dropout", "parent", "name")
+from ldm_jax.train.exchange import (
+    check_same_components,
+    load_component,
+    load_frozen,
+    open_model,
+    open_start,
+)
 
 
 def abstract_frozen(task: Task, image_size: int) -> PyTree:
@@ -77,27 +79,13 @@ def prepare_frozen(
 
 def _load_first_stage(settings: Mapping[str, Any], mesh: Mesh) -> PyTree:
     source = settings["workdir"]
-    with open_model(source) as model:
+    with open_model(source, for_sampling=False) as model:
         model.check()
-        found = model.module("first_stage")
         wanted = build("config.task.first_stage.model", FIRST_STAGES, settings["model"])
-        if _weights_of(found) != _weights_of(wanted):
-            raise UserError(
-                f"config.task.first_stage.model differs from the model in {source}: "
-                f"got {_fields(wanted)}, expected {_fields(found)}."
-            )
+        check_same_components(
+            f"config.task.first_stage.workdir={source}", model, {"first_stage": wanted}
+        )
         return load_component(model, "first_stage", mesh)
-
-
-def _weights_of(module: Any) -> Any:
-    """Returns the module without what its parameters do not depend on, for comparison."""
-    return module.clone(dtype=jnp.float32, attention_impl="xla", dropout=0.0)
-
-
-def _fields(module: Any) -> str:
-    fields = type(module).__dataclass_fields__
-    shown = {name: getattr(module, name) for name in fields if name not in _HIDDEN}
-    return f"{type(module).__name__}({', '.join(f'{k}={v}' for k, v in shown.items())})"
 
 
 def _measure(

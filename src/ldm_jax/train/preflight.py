@@ -131,7 +131,7 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
             "autoencoder, or an imported one, as --config.task.first_stage.workdir=DIR."
         )
     try:
-        open_model(source).close()
+        open_model(source, for_sampling=False).close()
     except UserError as error:
         raise UserError(f"config.task.first_stage.workdir={error}") from error
 

@@ -15,7 +15,8 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.core.defaults import base_config
 from ldm_jax.diffusion.schedule import alpha_bars, betas
 from ldm_jax.interop.compvis import PREFIXES
-from ldm_jax.interop.compvis_settings import infer_settings, open_question
+from ldm_jax.interop.compvis_settings import file_scale_factor, infer_settings, open_question
+from ldm_jax.interop.conditioner_names import layers_read
 from ldm_jax.interop.export import Diffusion, Parts, compvis_file
 from ldm_jax.interop.foreign import Renamed
 from ldm_jax.interop.published import PUBLISHED, find_published
@@ -285,3 +286,44 @@ def test_an_unknown_conditioner_is_refused():
         "model.ckpt: its cond_stage_model is none we know (found t5.weight). Legal: CLIP, "
         "OpenCLIP, BERTEmbedder, ClassEmbedder, SpatialRescaler, or --config FILE."
     )
+
+
+def _tower(prefix, layers):
+    """Returns the shapes of ViT-H/14's text tower under one of the two namings."""
+    if prefix == "model.":
+        names = {"token_embedding.weight": (49408, 1024), "positional_embedding": (77, 1024)}
+        names |= {f"transformer.resblocks.{k}.ln_1.weight": (1024,) for k in range(layers)}
+    else:
+        names = {
+            "embeddings.token_embedding.weight": (49408, 1024),
+            "embeddings.position_embedding.weight": (77, 1024),
+        }
+        names |= {f"encoder.layers.{k}.layer_norm1.weight": (1024,) for k in range(layers)}
+    return {prefix + name: shape for name, shape in names.items()}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "transformer.text_model."])
+@pytest.mark.parametrize("layers", [24, 23])
+def test_stable_diffusion_2_reads_23_layers_however_they_are_named(prefix, layers):
+    tensors, buffers = checkpoint("sd_v2_base")
+    there = PREFIXES["conditioner"]
+    rest = {name: shape for name, shape in tensors.items() if not name.startswith(there)}
+    tower = {there + name: shape for name, shape in _tower(prefix, layers).items()}
+    settings = infer({**rest, **tower}, buffers)
+    conditioner = settings["task"]["conditioner"]
+    assert (conditioner["depth"], conditioner["activation"]) == (23, "gelu")
+    assert open_question(settings) == "parameterization"
+    assert settings["data"]["tokenizer"]["pad_token"] == "!"
+
+
+@pytest.mark.parametrize(
+    ("width", "layers", "read"), [(1024, 24, 23), (1024, 23, 23), (768, 12, 12)]
+)
+def test_layers_read(width, layers, read):
+    assert layers_read(width, layers) == read
+
+
+def test_scale_factors_are_their_shortest_decimals():
+    file = Shapes({}, {"scale_factor": np.float32(0.18215)})
+    assert file_scale_factor(file) == 0.18215
+    assert file_scale_factor(Shapes({}, {})) is None

@@ -29,7 +29,7 @@ from ldm_jax.interop.diffusers_settings import (
     clip_settings,
     first_stage_settings,
     schedule_settings,
-    spacing_note,
+    scheduler_notes,
     unet_settings,
 )
 from ldm_jax.models import (
@@ -186,7 +186,7 @@ def test_stable_diffusion():
     assert first_stage_of({**VAE, "scaling_factor": 0.5})[1] == 0.5
     assert build("text", CONDITIONERS, clip_settings(as_read(CLIP))) == ClipText()
     schedule = {"name": "linear", "num_timesteps": 1000, "start": 0.00085, "end": 0.012}
-    assert schedule_settings(as_read(SCHEDULER)) == (schedule, "eps", "reference")
+    assert schedule_settings(as_read(SCHEDULER)) == (schedule, "eps", "offset_leading")
 
 
 def test_latent_diffusion():
@@ -311,7 +311,7 @@ def test_a_text_encoder_comes_back(module):
 
 
 @pytest.mark.parametrize("parameterization", ["eps", "x0", "v"])
-@pytest.mark.parametrize("spacing", ["reference", "leading", "trailing", "linspace"])
+@pytest.mark.parametrize("spacing", ["offset_leading", "leading", "trailing", "linspace"])
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -640,16 +640,25 @@ def test_the_pipeline_of_a_conditioner(conditioner, pipeline, parts):
 @pytest.mark.parametrize(
     ("fields", "spacing", "note"),
     [
-        ({}, "reference", None),
+        ({}, "offset_leading", None),
         ({"steps_offset": 0, "set_alpha_to_one": True}, "leading", None),
-        ({"timestep_spacing": "trailing"}, "trailing", None),
+        ({"timestep_spacing": "trailing", "set_alpha_to_one": True}, "trailing", None),
+        ({"timestep_spacing": "trailing"}, "trailing", "the last step lands on clean data here"),
         ({"timestep_spacing": "linspace"}, "linspace", "linspace steps land on the next timestep"),
         ({"steps_offset": 0}, "leading", "the last step lands on clean data here; set_alpha_to_on"),
-        ({"set_alpha_to_one": True}, "reference", "the last step lands on noise level 0 here; set"),
+        ({"set_alpha_to_one": True}, "offset_leading", "the last step lands on noise level 0 here"),
+        ({"thresholding": True}, "offset_leading", "thresholding=True is not applied here"),
+        ({"clip_sample": True}, "offset_leading", "clip_sample=True is not applied here"),
+        (
+            {"_class_name": "PNDMScheduler"},
+            "offset_leading",
+            "sampling will use ddim; the folder",
+        ),
     ],
 )
 def test_tables_of_steps_and_what_is_different_about_them(fields, spacing, note):
-    config = {**SCHEDULER, **fields}
+    config = {**SCHEDULER, "_class_name": "DDIMScheduler", **fields}
     assert schedule_settings(config)[2] == spacing
-    assert (spacing_note(config) or "").startswith(note or "")
-    assert (spacing_note(config) is None) == (note is None)
+    notes = scheduler_notes(config)
+    assert len(notes) == (note is not None)
+    assert all(line.startswith(note) for line in notes)
