@@ -25,8 +25,9 @@ $(VENV)/installed-parity: $(VENV)/installed-dev
 quickstart: $(VENV)/installed  ## train on shapes, draw captioned images, score them
 	$(BIN)/python experiments/quickstart/run.py
 
+# Tests of one file share compiled programs and trained runs, so a file stays with its process.
 test: $(VENV)/installed-dev  ## everything but the slow tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-parity: $(VENV)/installed-parity  ## against PyTorch diffusers and transformers
 	$(BIN)/python -m pytest tests/parity -m "not slow"

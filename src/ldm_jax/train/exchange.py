@@ -12,6 +12,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -235,6 +236,9 @@ def open_start(config: ConfigDict, task: Task) -> Model:
     try:
         model.check()
         check_same_components(f"config.train.init_from={source}", model, _modules(task))
+        theirs, ours = (getattr(t, "parameterization", None) for t in (model.task, task))
+        if theirs != ours:
+            logging.warning("%s predicts %s; this run learns to predict %s", source, theirs, ours)
     except BaseException:
         model.close()
         raise
