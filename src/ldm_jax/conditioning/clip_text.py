@@ -10,7 +10,7 @@ from ldm_jax.conditioning.base import Conditioner
 from ldm_jax.core.axes import shard_batch
 from ldm_jax.core.checks import UserError, check_divides, check_in, check_positive, check_shape
 from ldm_jax.core.types import Array, Batch, Conditioning
-from ldm_jax.nn.attention import ACTIVATIONS, Attention, FeedForward, check_attention
+from ldm_jax.nn.attention import ACTIVATIONS, EncoderLayer, check_attention
 from ldm_jax.nn.normalization import layer_norm
 
 
@@ -88,34 +88,15 @@ class ClipText(Conditioner):
         positions = self.param("position_embedding", normal(0.01), shape, self.param_dtype)
         x = shard_batch(x + positions.astype(x.dtype)[None, :, :])
         for i in range(self.depth):
-            layer = _Layer(
-                self.num_heads, self.activation, self.attention_impl, name=f"layer_{i}", **types
+            layer = EncoderLayer(
+                self.num_heads,
+                self.dim // self.num_heads,
+                qkv_bias=True,
+                causal=True,
+                activation=self.activation,
+                attention_impl=self.attention_impl,
+                name=f"layer_{i}",
+                **types,
             )
             x = shard_batch(layer(x))
         return layer_norm(name="norm_out", **types)(x)
-
-
-class _Layer(nn.Module):
-    """Returns x after causal attention and feed-forward, each x + f(layer_norm(x)), [b, n, c]."""
-
-    num_heads: int
-    activation: str
-    attention_impl: str = "xla"
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        attention = Attention(
-            self.num_heads,
-            x.shape[-1] // self.num_heads,
-            qkv_bias=True,
-            causal=True,
-            attention_impl=self.attention_impl,
-            name="attn",
-            **types,
-        )
-        x = x + attention(layer_norm(name="norm_attn", **types)(x))
-        feed_forward = FeedForward(self.activation, name="ff", **types)
-        return x + feed_forward(layer_norm(name="norm_ff", **types)(x))

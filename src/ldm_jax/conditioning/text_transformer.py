@@ -10,7 +10,7 @@ from ldm_jax.conditioning.base import Conditioner
 from ldm_jax.core.axes import shard_batch
 from ldm_jax.core.checks import UserError, check_positive, check_shape
 from ldm_jax.core.types import Array, Batch, Conditioning
-from ldm_jax.nn.attention import Attention, FeedForward, check_attention
+from ldm_jax.nn.attention import EncoderLayer, check_attention
 from ldm_jax.nn.linear import Dense
 from ldm_jax.nn.normalization import layer_norm
 
@@ -103,8 +103,12 @@ class TextTransformer(Conditioner):
         x = x + positions.astype(x.dtype)[None, :, :]
         x = shard_batch(nn.Dropout(self.dropout)(x, deterministic=deterministic))
         for i in range(self.depth):
-            layer = _Layer(
-                self.num_heads, self.head_dim, self.attention_impl, name=f"layer_{i}", **types
+            layer = EncoderLayer(
+                self.num_heads,
+                self.head_dim,
+                attention_impl=self.attention_impl,
+                name=f"layer_{i}",
+                **types,
             )
             x = shard_batch(layer(x))
         x = layer_norm(name="norm_out", **types)(x)
@@ -115,26 +119,3 @@ class TextTransformer(Conditioner):
         # The mean of n unlike tokens shrinks as 1/sqrt(n); normalised, it is as loud as one token.
         mean = layer_norm(name="norm_pool", **types)(jnp.mean(x, axis=1))
         return Conditioning(context=x, embedding=Dense(self.pooled_dim, name="pool", **types)(mean))
-
-
-class _Layer(nn.Module):
-    """Returns x after attention and feed-forward, each x + f(layer_norm(x)), [b, n, c]."""
-
-    num_heads: int
-    head_dim: int
-    attention_impl: str = "xla"
-    dtype: Any = jnp.float32
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        attention = Attention(
-            self.num_heads,
-            self.head_dim,
-            attention_impl=self.attention_impl,
-            name="attn",
-            **types,
-        )
-        x = x + attention(layer_norm(name="norm_attn", **types)(x))
-        return x + FeedForward(name="ff", **types)(layer_norm(name="norm_ff", **types)(x))

@@ -12,7 +12,6 @@ from ldm_jax.conditioning.clip_text import ClipText
 from ldm_jax.conditioning.spatial_rescaler import SpatialRescaler
 from ldm_jax.conditioning.text_transformer import TextTransformer
 from ldm_jax.core.checks import UserError
-from ldm_jax.core.types import PyTree
 from ldm_jax.diffusion import schedule
 from ldm_jax.interop.compvis_settings import file_scale_factor, infer_settings
 from ldm_jax.interop.conditioner_names import (
@@ -24,8 +23,8 @@ from ldm_jax.interop.conditioner_names import (
     transformers_clip,
 )
 from ldm_jax.interop.first_stage_names import compvis_first_stage
-from ldm_jax.interop.foreign import Component, Foreign, Renamed
-from ldm_jax.interop.mapping import Cells, Entry, make_entries
+from ldm_jax.interop.foreign import Component, Foreign, Renamed, entries_by
+from ldm_jax.interop.mapping import Cells
 from ldm_jax.interop.tensors import Tensors, open_tensors
 from ldm_jax.interop.unet_names import compvis_unet
 
@@ -157,9 +156,9 @@ def _has_parameters(task: Mapping[str, Any]) -> bool:
 
 def _component(part: str, tensors: Tensors) -> Component:
     if part == "unet":
-        return Component(tensors, lambda model, params: make_entries(params, compvis_unet(model)))
+        return Component(tensors, entries_by(compvis_unet))
     if part == "first_stage":
-        return Component(tensors, _first_stage_entries, lambda n: n.startswith("loss."))
+        return Component(tensors, entries_by(compvis_first_stage), lambda n: n.startswith("loss."))
     names = list(tensors.keys())
     prefix = next((p for p in (TEXT_MODEL, OPEN_CLIP) if _any_starts(names, p)), "")
     last = _last_layer(tensors)
@@ -167,15 +166,11 @@ def _component(part: str, tensors: Tensors) -> Component:
     def is_unused(name: str) -> bool:
         return name.startswith(last) or bool(_UNUSED_BY_CONDITIONERS.fullmatch(name))
 
-    def entries(module: Any, params: PyTree) -> list[Entry]:
-        return make_entries(params, conditioner_cells(module, prefix == OPEN_CLIP))
+    def cells(module: Any) -> Cells:
+        return conditioner_cells(module, prefix == OPEN_CLIP)
 
     renamed = Renamed(tensors, {n.removeprefix(prefix): n for n in names})
-    return Component(renamed, entries, is_unused)
-
-
-def _first_stage_entries(module: Any, params: PyTree) -> list[Entry]:
-    return make_entries(params, compvis_first_stage(module))
+    return Component(renamed, entries_by(cells), is_unused)
 
 
 def _any_starts(names: list[str], prefix: str) -> bool:

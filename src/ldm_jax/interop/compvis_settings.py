@@ -12,6 +12,7 @@ import numpy as np
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.interop.conditioner_names import clip_activation, layers_read
+from ldm_jax.interop.foreign import data_settings
 from ldm_jax.interop.published import Published, find_published
 from ldm_jax.interop.tensors import Tensors
 
@@ -36,7 +37,7 @@ def infer_settings(path: Path, file: Tensors, components: Mapping[str, Tensors])
     first_stage = _Shapes(path, components["first_stage"]).first_stage()
     if "unet" not in components:
         alone = {"name": "autoencoder", "model": first_stage}
-        return {"task": alone, "data": _data(256), "sample": {}}
+        return {"task": alone, "data": data_settings(256), "sample": {}}
     unet_shapes = _Shapes(path, components["unet"])
     unet, context, inputs = unet_shapes.unet()
     shape = (unet["channels"], unet["channel_mult"], context, inputs)
@@ -66,7 +67,7 @@ def infer_settings(path: Path, file: Tensors, components: Mapping[str, Tensors])
     }
     if conditioner["name"] == "clip_text":
         task["train_conditioner"] = False
-    data = _data(published.image_size)
+    data = data_settings(published.image_size)
     if conditioner["name"] in ("clip_text", "text_transformer") and "key" not in conditioner:
         data["tokenizer"] = {"name": "huggingface", "length": conditioner["length"]}
         if conditioner.get("activation") == "gelu":
@@ -83,10 +84,6 @@ def open_question(settings: Mapping[str, Any]) -> str | None:
     conditioner = settings["task"].get("conditioner", {})
     is_two = conditioner.get("name") == "clip_text" and conditioner.get("activation") == "gelu"
     return "parameterization" if is_two else None
-
-
-def _data(image_size: int) -> dict[str, Any]:
-    return {"source": {"name": "folder"}, "image_size": image_size}
 
 
 def _identity(key: str, shape: tuple[int, ...], route: str) -> dict[str, Any]:

@@ -1,12 +1,11 @@
 """diffusers' layout: a folder with model_index.json and one folder per component."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ldm_jax.core.checks import UserError
-from ldm_jax.core.types import PyTree
 from ldm_jax.interop.conditioner_names import (
     diffusers_bert,
     diffusers_class_label,
@@ -21,8 +20,7 @@ from ldm_jax.interop.diffusers_settings import (
     unet_settings,
 )
 from ldm_jax.interop.first_stage_names import diffusers_first_stage
-from ldm_jax.interop.foreign import Component, Entries, Foreign, Renamed
-from ldm_jax.interop.mapping import Entry, make_entries
+from ldm_jax.interop.foreign import Component, Foreign, Renamed, data_settings, entries_by
 from ldm_jax.interop.tensors import INDEX_SUFFIX, Tensors, open_tensors
 from ldm_jax.interop.unet_names import diffusers_unet
 
@@ -61,7 +59,7 @@ def read_diffusers(path: Path) -> Foreign:
         model, _ = first_stage_settings(read_json(path / "config.json"), path.name)
         component = _first_stage(path)
         task = {"name": "autoencoder", "model": model}
-        settings = {"task": task, "data": _data(256), "sample": {}}
+        settings = {"task": task, "data": data_settings(256), "sample": {}}
         return Foreign("diffusers", settings, {"first_stage": component})
     index = read_json(path / INDEX)
     first_stage = next((path / n for n in ("vae", "vqvae", "movq") if (path / n).is_dir()), None)
@@ -76,15 +74,15 @@ def read_diffusers(path: Path) -> Foreign:
         components["conditioner"] = _clip(path / "text_encoder")
     elif conditioner == "text_transformer":
         components["conditioner"] = Component(
-            _weights(path / "bert"), _entries(diffusers_bert), lambda n: False
+            _weights(path / "bert"), entries_by(diffusers_bert), lambda n: False
         )
     unet = _weights(path / "unet")
     names = {name: name for name in unet.keys()}
     if conditioner == "class_label":
         components["conditioner"] = Component(
-            Renamed(unet, {CLASS_TABLE: names.pop(CLASS_TABLE)}), _entries(diffusers_class_label)
+            Renamed(unet, {CLASS_TABLE: names.pop(CLASS_TABLE)}), entries_by(diffusers_class_label)
         )
-    components["unet"] = Component(Renamed(unet, names), _entries(diffusers_unet))
+    components["unet"] = Component(Renamed(unet, names), entries_by(diffusers_unet))
     tokenizer = path / "tokenizer"
     return Foreign(
         "diffusers",
@@ -118,7 +116,7 @@ def _settings(
     size = config.get("sample_size") or 64
     latent = size if isinstance(size, int) else size[0]
     conditioner = _conditioner(path, index, config, unet, latent)
-    data = _data(latent * factor, model["image_channels"])
+    data = data_settings(latent * factor, model["image_channels"])
     if "length" in conditioner:
         data["tokenizer"] = {"name": "huggingface", "length": conditioner["length"]}
     task = {
@@ -170,23 +168,11 @@ def _conditioner(
     return {"name": "none"}
 
 
-def _data(image_size: int, channels: int = 3) -> dict[str, Any]:
-    data: dict[str, Any] = {"source": {"name": "folder"}, "image_size": image_size}
-    return data | ({"channels": channels} if channels != 3 else {})
-
-
-def _entries(cells: Callable) -> Entries:
-    def entries(module: Any, params: PyTree) -> list[Entry]:
-        return make_entries(params, cells(module))
-
-    return entries
-
-
 def _first_stage(folder: Path) -> Component:
     tensors = _weights(folder)
     return Component(
         Renamed(tensors, {_new_name(name): name for name in tensors.keys()}),
-        _entries(diffusers_first_stage),
+        entries_by(diffusers_first_stage),
     )
 
 
@@ -202,7 +188,7 @@ def _clip(folder: Path) -> Component:
     names = {name.removeprefix("text_model."): name for name in tensors.keys()}
     return Component(
         Renamed(tensors, names),
-        _entries(transformers_clip),
+        entries_by(transformers_clip),
         lambda name: name.endswith("position_ids"),
     )
 

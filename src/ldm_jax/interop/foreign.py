@@ -8,13 +8,24 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from ldm_jax.core.types import PyTree
-from ldm_jax.interop.mapping import Entry, nest
+from ldm_jax.interop.mapping import Cells, Entry, make_entries, nest
 from ldm_jax.interop.tensors import TensorInfo, Tensors
 
 COMPONENTS = ("first_stage", "conditioner", "unet")
 
 Entries = Callable[[Any, PyTree], list[Entry]]
 Progress = Callable[[int], object]
+
+
+def entries_by(cells: Callable[[Any], Cells]) -> Entries:
+    """Returns `(module, its parameters) -> entries` for one naming of a module's layers."""
+    return lambda module, params: make_entries(params, cells(module))
+
+
+def data_settings(image_size: int, channels: int = 3) -> dict[str, Any]:
+    """Returns the group `data` of an imported model, whose images are nobody's in particular."""
+    data: dict[str, Any] = {"source": {"name": "folder"}, "image_size": image_size}
+    return data | ({"channels": channels} if channels != 3 else {})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -182,6 +182,39 @@ class FeedForward(nn.Module):
         return Dense(x.shape[-1], name="out", **types)(ACTIVATIONS[self.activation](h))
 
 
+class EncoderLayer(nn.Module):
+    """Returns x after self-attention and feed-forward, each x + f(layer_norm(x)), [b, n, c].
+
+    Attributes as in `Attention` and `FeedForward`.
+    """
+
+    num_heads: int
+    head_dim: int
+    qkv_bias: bool = False
+    causal: bool = False
+    activation: str = "gelu"
+    attention_impl: str = "xla"
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Maps tokens [b, n, c]."""
+        types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        attention = Attention(
+            self.num_heads,
+            self.head_dim,
+            qkv_bias=self.qkv_bias,
+            causal=self.causal,
+            attention_impl=self.attention_impl,
+            name="attn",
+            **types,
+        )
+        x = x + attention(layer_norm(name="norm_attn", **types)(x))
+        feed_forward = FeedForward(self.activation, name="ff", **types)
+        return x + feed_forward(layer_norm(name="norm_ff", **types)(x))
+
+
 class TransformerBlock(nn.Module):
     """Returns x after self-attention, cross-attention and GEGLU, each x + f(layer_norm(x)).
 
