@@ -9,6 +9,7 @@ Published: curves of FID and IS over 2M steps, 100 DDIM steps, eta 0, 5k samples
   LDM-8 is 38 FID ahead of LDM-1. One A100 each. Not retrained here.
 """
 
+import vq_f2
 import vq_f4
 import vq_f8
 import vq_f16
@@ -24,7 +25,7 @@ def _unpublished(num_codes, channels, **fields):
 
 FIRST_STAGES = {
     "1": {"name": "identity"},
-    "2": _unpublished(2048, 2, channel_mult=(1, 2)),
+    "2": vq_f2.get_config().task.model,
     "4": vq_f4.get_config().task.model,
     "8": vq_f8.get_config().task.model,
     "16": vq_f16.get_config().task.model,

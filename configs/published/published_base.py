@@ -4,8 +4,10 @@ The files are lab records of Rombach et al. 2022 (arXiv 2112.10752v2, "the paper
 reference's YAML files. The architectures are the published ones, to the last parameter. The
 results they quote are the paper's: none of these models was retrained here.
 
-  - First stages: the loss is L1 + L2 plus the regularisation of the latent for now. The published
-    ones were trained with a perceptual and an adversarial term, which the library lacks yet.
+  - First stages: the losses are the reference's as it ran them, with the dropout in LPIPS and the
+    codebook's beta that it did not mean; `task.reference=False` mends both.
+    The discriminator starts at step 50,001 of KL and 250,001 of VQ models. Some of the reference's
+    files say 0, 1 or 11; those seem to be of runs that had been resumed.
   - `batch_size` is the published batch; where only the batch of one GPU is known, it is that one.
     `scale_learning_rate` then gives the learning rate of that batch.
   - `steps` is the published number of iterations, and where none is, the default.
@@ -23,11 +25,53 @@ from ml_collections.config_dict import placeholder
 
 from ldm_jax.core.defaults import base_config
 
+# What the reference's two losses do not share (`ldm/modules/losses/contperceptual.py`, and
+# `vqperceptual.py` of taming-transformers).
+_LOSSES: dict[str, dict[str, Any]] = {
+    "autoencoder_kl": {
+        "reduction": "sum",
+        "kl_weight": 1e-6,
+        "disc_start": 50_001,
+        "disc_weight": 0.5,
+    },
+    "autoencoder_vq": {
+        "reduction": "mean",
+        "codebook_weight": 1.0,
+        "disc_start": 250_001,
+        "disc_weight": 0.75,
+    },
+}
 
-def first_stage_config(name: str, *, steps: int, batch_size: int, **model: Any) -> ConfigDict:
-    """Returns the configuration of an autoencoder whose fields are `model`."""
+
+def first_stage_config(
+    name: str,
+    *,
+    steps: int,
+    batch_size: int,
+    disc_layers: int = 3,
+    disc_weight: float | None = None,
+    **model: Any,
+) -> ConfigDict:
+    """Returns the configuration of an autoencoder whose fields are `model`.
+
+    Args:
+      name: autoencoder_kl or autoencoder_vq.
+      steps: of training.
+      batch_size: of all devices.
+      disc_layers: of the discriminator, `num_layers`.
+      disc_weight: None takes that of most models of the kind.
+      **model: fields of the autoencoder.
+    """
     config = base_config()
-    config.task = {"name": "autoencoder", "model": {"name": name, **model}}
+    config.task = {
+        "name": "adversarial_autoencoder",
+        "model": {"name": name, **model},
+        "discriminator": {"name": "patch", "num_layers": disc_layers},
+        "reference": True,
+        **_LOSSES[name],
+    }
+    if disc_weight is not None:
+        config.task.disc_weight = disc_weight
     config.data = {
         "source": {"name": "folder", "path": placeholder(str)},
         "image_size": 256,

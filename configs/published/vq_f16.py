@@ -20,6 +20,7 @@ def get_config():
         z_channels=8,
         embed_dim=8,
         num_codes=16384,
+        disc_layers=2,
         steps=1_101_166,
         batch_size=14,
     )

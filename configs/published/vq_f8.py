@@ -21,6 +21,8 @@ def get_config():
         z_channels=4,
         embed_dim=4,
         num_codes=16384,
+        disc_layers=2,
+        disc_weight=0.6,
         steps=971_043,
         batch_size=10,
     )

@@ -20,9 +20,9 @@ from ldm_jax.parallel.sharding import placed
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
-from ldm_jax.train.checkpoint import is_workdir, read_config, restore_frozen, restore_params
+from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
 from ldm_jax.train.exchange import load_diffusion, open_model
-from ldm_jax.train.frozen import abstract_frozen
+from ldm_jax.train.frozen import restore_run_frozen
 from ldm_jax.train.preflight import check_sampling
 from ldm_jax.train.sampling import make_sample_fn
 
@@ -90,8 +90,8 @@ class Pipeline:
         spec = assemble.batch_spec(config, task, 1)
         params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
         params, step = restore_params(path, placed(mesh, params), ema=ema)
-        frozen = abstract_frozen(task, config.data.image_size)
-        return cls(config, task, params, restore_frozen(path, placed(mesh, frozen)), mesh, step)
+        frozen = restore_run_frozen(config, task, path, mesh, for_training=False)
+        return cls(config, task, params, frozen, mesh, step)
 
     @classmethod
     def _from_weights(

@@ -54,7 +54,8 @@ def test_a_config_builds_and_is_described_without_memory(path):
     assert facts["image_size"][:2] == [size, size]
     assert size % facts["size_multiple"] == 0
     assert facts["trained_parameters"] > 10_000
-    assert (facts["frozen_parameters"] > 0) == (config.task.name == "latent_diffusion")
+    # A first stage, or LPIPS.
+    assert (facts["frozen_parameters"] > 0) == (config.task.name != "autoencoder")
     factor = size // facts["latent_shape"][0]
     assert facts["latent_shape"][:2] == [size // factor] * 2
     assert table.count("\n") > 10
@@ -90,7 +91,10 @@ def trace_train_step(path):
     assert jax.tree.structure(after) == jax.tree.structure(state)
     for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
         assert (new.shape, new.dtype) == (old.shape, old.dtype)
-    assert {"loss", "grad_norm", "update_norm", "param_norm"} <= set(metrics)
+    assert "param_norm" in metrics
+    for group in task.groups:
+        prefix = "" if len(task.groups) == 1 else f"{group}/"
+        assert {f"{prefix}{name}" for name in ("loss", "grad_norm", "update_norm")} <= set(metrics)
     assert all(value.shape == () for value in metrics.values())
     assert float(learning_rate(config.train.warmup_steps)) == pytest.approx(
         assemble.effective_learning_rate(config)[0], rel=1e-3

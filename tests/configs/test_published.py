@@ -25,8 +25,20 @@ KL_F4, KL_F8, KL_F16, KL_F32 = 55_312_063, 83_653_863, 69_610_963, 103_880_131
 CLASSES, CLASSES_AND_NULL, LAYOUT = 512_000, 512_512, 58_858_496
 CLIP_L, OPENCLIP_H = 123_060_480, 340_387_840
 
+# The three-layer discriminator of most first stages, and that of two layers.
+DISCRIMINATOR, SMALL_DISCRIMINATOR = 2_765_633, 663_361
+LPIPS = 14_714_688 + 1_472  # VGG16's convolutions and the heads
+SMALL = ("vq_f8", "vq_f16", "vq_f32")
+
 # Name: latent, parameters.
 FIRST_STAGES = {
+    "kl_f2": ((128, 128, 2), 13_314_465),
+    "vq_f2": ((128, 128, 2), VQ_F2),
+    "vq_f2:64": ((128, 128, 2), 13_309_969),
+    "vq_f4:256": ((64, 64, 3), 55_298_974),
+    "kl_f16:8": ((16, 16, 8), 69_499_371),
+    "kl_f32:16": ((8, 8, 16), 103_197_139),
+    "vq_f32": ((8, 8, 16), 103_384_755),
     "kl_f4": ((64, 64, 3), KL_F4),
     "kl_f8": ((32, 32, 4), KL_F8),
     "kl_f16": ((16, 16, 16), KL_F16),
@@ -132,16 +144,18 @@ def describe_within_memory(spec):
 
 def test_every_published_config_is_in_a_table():
     files = {path.stem for path in FOLDER.glob("*.py")} - {"published_base"}
-    assert files == {*FIRST_STAGES, *(spec.partition(":")[0] for spec in MODELS)}
+    assert files == {spec.partition(":")[0] for spec in [*FIRST_STAGES, *MODELS]}
 
 
 @pytest.mark.parametrize("spec", FIRST_STAGES)
 def test_a_first_stage_has_the_published_size(spec):
     latent, parameters = FIRST_STAGES[spec]
     facts = describe_within_memory(spec)
-    assert facts["parameters"] == {"autoencoder": parameters}
-    assert facts["first_stage_parameters"] == facts["trained_parameters"] == parameters
-    assert facts["frozen_parameters"] == 0
+    discriminator = SMALL_DISCRIMINATOR if spec in SMALL else DISCRIMINATOR
+    assert facts["parameters"] == {"autoencoder": parameters, "discriminator": discriminator}
+    assert facts["first_stage_parameters"] == parameters
+    assert facts["trained_parameters"] == parameters + discriminator
+    assert facts["frozen_parameters"] == LPIPS
     assert facts["latent_shape"] == list(latent)
 
 

@@ -98,7 +98,7 @@ def test_info_prints_a_table_and_the_facts(capsys):
 def test_train_leaves_checkpoints_scalars_and_grids(runs):
     border, side = 2, 16
     for workdir, name, rows, columns in (
-        (runs.autoencoder, "reconstructions", 1, 8),
+        (runs.autoencoder, "reconstructions", 2, 9),  # four images, three triples a row
         (runs.text, "samples", 2, 2),
         (runs.classes, "samples", 2, 2),
     ):
@@ -198,10 +198,10 @@ def test_sample_takes_prompts_classes_sampler_and_size(runs, tmp_path):
 
 # Arguments after `ldm-jax`, and what the one line must say.
 USAGE = [
-    ([], "missing COMMAND. Legal: train, sample, convert, info; see 'ldm-jax --help'."),
+    ([], "missing COMMAND. Legal: train, sample, encode, convert, info; see 'ldm-jax --help'."),
     (
         ["trian"],
-        "unknown command 'trian'; did you mean 'train'? Legal: train, sample, convert, info.",
+        "unknown command 'trian'; did you mean 'train'? Legal: train, sample, encode, convert,",
     ),
     (["train"], "missing --config, --workdir; see 'ldm-jax train --help'."),
     (["train", "--config"], "argument --config: expected one argument; see"),
@@ -227,7 +227,10 @@ def test_usage_errors_take_one_line(capfd, arguments, expected):
 # Overrides of a run of tiny.py:text with a first stage, and what the one line must say.
 OVERRIDES = [
     ("train.setps=3", "config.train has no field 'setps'; did you mean 'steps'? Legal: acc"),
-    ("tran.steps=3", "config has no field 'tran'; did you mean 'train'? Legal: data, sample"),
+    (
+        "tran.steps=3",
+        "config has no field 'tran'; did you mean 'train'? Legal: data, evaluation, sample",
+    ),
     ("train.steps.a=3", "config.train.steps is a value, it has no fields."),
     ("train.steps", "--config.train.steps: needs a value, as --config.train.steps=VALUE."),
     ("train=3", "--config.train: is a group; set its fields, as --config.train.FIELD=VALUE."),
@@ -346,7 +349,9 @@ def test_a_config_without_the_defaults_or_with_strange_fields_is_refused(capfd, 
     path = tmp_path / "config.py"
     body = "from {0} import {1}\ndef get_config():\n  config = {1}()\n{2}  return config\n"
     path.write_text(body.format("ml_collections", "ConfigDict", "  config.seed = 0\n"))
-    assert "config: lacks sample, train, task, data;" in refuse(capfd, "info", "--config", path)
+    assert "config: lacks evaluation, sample, train, task, data;" in refuse(
+        capfd, "info", "--config", path
+    )
     extra = "  config.task = config.data = {}\n  config.train.setps = 3\n"
     path.write_text(body.format("ldm_jax.core.defaults", "base_config", extra))
     line = refuse(capfd, "info", "--config", path)

@@ -66,6 +66,7 @@ def test_a_run_in_our_layout_draws_the_same_images(runs, tmp_path, capfd):
     assert "convert: 100%" in err
     assert {p.name for p in (tmp_path / "own").iterdir()} == {
         *("config.json", "unet.safetensors", "conditioner.safetensors", "first_stage.safetensors"),
+        "latent_scale.json",
     }
     before = Pipeline.from_checkpoint(runs.text)(PROMPTS, seed=3)
     after = Pipeline.from_checkpoint(tmp_path / "own")(PROMPTS, seed=3)
@@ -271,6 +272,9 @@ def test_half_precision_stays_what_it_is(runs, tmp_path):
     got = weights(tmp_path / "again")
     assert {x.dtype for x in got.values()} == {np.dtype(np.float16)}
     assert_same_weights(got, weights(half))
+    with pytest.raises(UserError, match="the scale of its latents belongs to the first stage"):
+        Pipeline.from_checkpoint(half)  # rounded, it is another one
+    (half / "latent_scale.json").unlink()
     images = Pipeline.from_checkpoint(half)(PROMPTS, output="float32")
     reference = Pipeline.from_checkpoint(runs.text)(PROMPTS, output="float32")
     assert images.dtype == np.float32

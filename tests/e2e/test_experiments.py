@@ -11,6 +11,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 FASHION_MNIST = ROOT.parent / "shared" / "data" / "tfds" / "fashion_mnist"
+EMOJI = ROOT.parent / "shared" / "data" / "emoji"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,7 @@ def test_quickstart_trains_samples_and_scores(environment, tmp_path):
     assert last.endswith("was trained with 0. Use that value, or a new --workdir.")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="needs the TFDS directory of Fashion-MNIST")
 def test_fashion_mnist_trains_samples_and_judges(environment, tmp_path):
     data = FASHION_MNIST.parent
@@ -76,3 +78,32 @@ def test_fashion_mnist_trains_samples_and_judges(environment, tmp_path):
     assert results["images"] == 20
     assert len(results["per_class"]) == 10
     assert (tmp_path / "curve.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not EMOJI.is_dir(), reason="needs the folder of emoji")
+def test_first_stages_are_trained_and_tabulated(environment, tmp_path):
+    arguments = ("--smoke", "--cpu", "--data", EMOJI, "--workdir", tmp_path)
+    stages = ("--stages", "vq_f4", "--l1", "kl_f4")
+    done = run(environment, "first_stage/run.py", *arguments, *stages)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert set(results) == {"kl_f4_l1_0", "vq_f4_full_0"}
+    assert results["kl_f4_l1_0"].keys() >= {"psnr", "ssim", "lpips", "seconds"}
+    assert 0 < results["vq_f4_full_0"]["code_usage"] <= 1
+    table = (tmp_path / "table.md").read_text().splitlines()
+    assert [line.split(" | ")[:2] for line in table[2:]] == [["| kl_f4", "l1"], ["| vq_f4", "full"]]
+    for name in results:
+        with Image.open(tmp_path / "reconstructions" / f"{name}.png") as grid:
+            assert grid.size == (9 * 34 + 2, 34 + 2)
+
+
+@pytest.mark.slow
+def test_the_latent_cache_is_timed(environment, tmp_path):
+    done = run(environment, "latent_cache/run.py", "--smoke", "--workdir", tmp_path)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results["ratio"] > 0
+    assert results["examples"] == 512
+    losses = results["last_loss"]
+    assert losses["cache"] == pytest.approx(losses["images"], rel=1e-2)

@@ -47,9 +47,9 @@ def test_a_run_without_its_first_stage_stops(runs, text, capfd):
     shutil.rmtree(text / "frozen")
     status, lines = train(capfd, text, runs.autoencoder, "--config.train.steps=4")
     assert (status, len(lines)) == (2, 1)
-    assert "its first stage, the folder frozen, is gone. Legal: put it back" in lines[0]
+    assert "its frozen networks, the folder frozen, are gone. Legal: put it back" in lines[0]
     assert main(["sample", "--workdir", str(text), "--prompt", "a"]) == 2
-    assert "the folder frozen, is gone" in capfd.readouterr().err
+    assert "the folder frozen, are gone" in capfd.readouterr().err
     (text / "frozen").mkdir()
     assert main(["sample", "--workdir", str(text), "--prompt", "a"]) == 2
     assert "frozen: damaged, or not of this configuration" in capfd.readouterr().err

@@ -61,6 +61,9 @@ class TextTask:
         context = TEXT.apply({"params": params["conditioner"]}, batch).context
         return LossOutput(jnp.mean(jnp.square(context)), {}, mutable)
 
+    def revise(self, group, params, mutable, step):
+        return params, mutable
+
 
 TASKS = {
     "ldm": LatentDiffusionTask(

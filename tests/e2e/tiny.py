@@ -1,6 +1,6 @@
 """Models of a few thousand parameters on 16×16 shapes: `--config tests/e2e/tiny.py:NAME`.
 
-NAME is autoencoder, text or class. The diffusion models need
+NAME is autoencoder, adversarial, text or class. The diffusion models need
 `--config.task.first_stage.workdir=DIR`.
 """
 
@@ -51,6 +51,19 @@ def get_config(name="autoencoder"):
     }
     if name == "autoencoder":
         config.task = {"name": "autoencoder", "model": AUTOENCODER}
+    elif name == "adversarial":
+        config.task = {
+            "name": "adversarial_autoencoder",
+            "model": {**AUTOENCODER, "name": "autoencoder_vq", "num_codes": 16},
+            "discriminator": {"name": "patch", "channels": 4, "num_layers": 2},
+            "perceptual_weight": 0.0,  # LPIPS' weights are 59 MB
+            "reduction": "mean",
+            "disc_start": 1,
+            "code_init": "data",
+            "revive_below": 0.1,
+        }
+        config.data.holdout = 6
+        config.evaluation.update(every=3, images=6, batch_size=4)
     else:
         first_stage = {"model": AUTOENCODER, "workdir": placeholder(str), "scale_images": 16}
         config.task = {

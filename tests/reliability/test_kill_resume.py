@@ -145,6 +145,21 @@ def test_killed_autoencoder_equals_the_uninterrupted_one(runs, autoencoder):
     assert_equal_runs(training.workdir, autoencoder)
 
 
+def test_killed_adversarial_first_stage_equals_the_uninterrupted_one(runs):
+    uninterrupted = Training("adversarial", runs / "adversarial")
+    uninterrupted.finish()
+    training = Training("adversarial", runs / "adversarial_killed")
+    training.kill_when(writing_checkpoint)
+    training.kill_when(saved(2 * EVERY))
+    last = max(complete_steps(training.workdir))
+    assert last < STEPS
+    assert training.finish() == [f"ldm-jax: resumed at step {last} of {STEPS}"]
+    assert_equal_runs(training.workdir, uninterrupted.workdir)
+    kept = _last_checkpoint(training.workdir)["optimizer"]["mutable"]
+    assert {"norm_1", "norm_2"} <= set(kept["discriminator"]["batch_stats"])
+    assert set(kept["codebook"]) == {"candidates", "shares"}
+
+
 def test_killed_diffusion_model_equals_the_uninterrupted_one(runs, autoencoder):
     first_stage = f"--config.task.first_stage.workdir={autoencoder}"
     uninterrupted = Training("text", runs / "text", first_stage)

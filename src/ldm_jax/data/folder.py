@@ -1,5 +1,6 @@
 """Images in a folder, with captions and classes from metadata.jsonl or from sub-folders."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -115,6 +116,17 @@ class Folder:
         if self._classes is not None:
             example["class"] = self._classes[chosen]
         return example
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the names, sizes, captions and classes of all files."""
+        digest = hashlib.sha256()
+        for index, file in enumerate(self._files):
+            path = self._root / file
+            size = path.stat().st_size if path.is_file() else None
+            text = self._texts[index] if self._texts is not None else None
+            number = self._classes[index] if self._classes is not None else None
+            digest.update(f"{json.dumps([file.as_posix(), size, text, number])}\n".encode())
+        return digest.hexdigest()
 
     def _read(self, index: int) -> Any:
         file = str(self._root / self._files[index])

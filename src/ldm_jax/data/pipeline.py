@@ -10,8 +10,8 @@ from ldm_jax.data.source import Source
 from ldm_jax.data.tokenizers import Tokenizer
 from ldm_jax.data.transforms import WHITE, transform_example
 
-_BATCH_KEYS = ("image", "class", "tokens", "boxes", "segmentation")
-_DEFAULT_KEYS = ("image", "class", "tokens")
+_BATCH_KEYS = ("image", "moments", "class", "tokens", "boxes", "segmentation")
+_DEFAULT_KEYS = ("image", "moments", "class", "tokens")
 
 
 class Stream:
@@ -23,6 +23,7 @@ class Stream:
     Attributes:
       batch_size: rows per batch in all processes together.
       local_batch_size: rows per batch here.
+      num_examples: of one pass over the data.
       steps_per_epoch: global batches per pass over the data, a float.
     """
 
@@ -40,7 +41,8 @@ class Stream:
         )
         self.batch_size = batches.batch_size
         self.local_batch_size = batches.rows
-        self.steps_per_epoch = contract["num_examples"] / batches.batch_size
+        self.num_examples = contract["num_examples"]
+        self.steps_per_epoch = self.num_examples / batches.batch_size
 
     def __iter__(self) -> "Stream":
         return self
@@ -115,7 +117,7 @@ def make_stream(
     run across the border of epochs.
 
     Args:
-      source: at least one example.
+      source: at least one example; a `LatentCache` gives `moments` in place of images.
       batch_size: of all processes together.
       image_size: side of the square images, uint8 [b, image_size, image_size, channels].
       channels: 3 or 1.
@@ -263,6 +265,7 @@ def _check_keys(
             raise UserError(
                 f"data.keys: got {key!r}{hint} for {source!r}. Legal: {', '.join(legal)}."
             )
-    if "image" not in keys:
-        raise UserError(f"data.keys: got {tuple(keys)}. Legal: tuples with image.")
+    needed = "moments" if "moments" in available else "image"
+    if needed not in keys:
+        raise UserError(f"data.keys: got {tuple(keys)}. Legal: tuples with {needed}.")
     return tuple(keys)

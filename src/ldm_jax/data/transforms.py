@@ -140,7 +140,15 @@ def transform_example(
     flip_probability: float = 0.0,
     background: tuple[int, int, int] = WHITE,
 ) -> dict[str, Any]:
-    """Returns the example with image, segmentation and boxes cropped, resized, mirrored alike."""
+    """Returns the example with image, segmentation and boxes cropped, resized, mirrored alike.
+
+    `moments` [k, h, w, m] in place of an image are those of the cropped and resized image and of
+    its mirror image; one of them is chosen, by the draw that would have mirrored the image.
+    """
+    if "moments" in example:
+        moments = example["moments"]
+        flip = choose_crop(1, 1, rng, False, flip_probability).flip
+        return {**example, "moments": moments[int(flip)]}
     height, width = example["image"].shape[:2]
     crop = choose_crop(height, width, rng, random_crop, flip_probability)
     image = as_channels(example["image"], channels, background)

@@ -55,6 +55,7 @@ class Foreign:
       tokenizer: folder or file of the tokenizer, if the checkpoint has one.
       notes: what a user should know about how it was read, a line each.
       scale_factor: of the latents, as a buffer of the file has it.
+      scale_record: what the scale of the latents was measured on, where our layout tells.
     """
 
     layout: str
@@ -64,6 +65,7 @@ class Foreign:
     tokenizer: Path | None = None
     notes: tuple[str, ...] = ()
     scale_factor: float | None = None
+    scale_record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def close(self) -> None:
         """Closes the files."""

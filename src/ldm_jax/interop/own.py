@@ -1,5 +1,6 @@
 """Our own layout of weights: config.json, and one safetensors file per component.
 
+`latent_scale.json` says what the scale of a diffusion model's latents was measured on.
 Written by `ldm-jax convert`; a training run keeps its weights through Orbax instead.
 """
 
@@ -17,6 +18,7 @@ from ldm_jax.interop.tensors import open_tensors
 CONFIG = "config.json"
 # Beside the U-Net's parameters: the map between the first stage's latents and its own.
 LATENT_SCALE = ("latent_scale/shift", "latent_scale/scale")
+SCALE_RECORD = "latent_scale.json"
 
 
 def weight_path(folder: Path, component: str) -> Path:
@@ -46,8 +48,13 @@ def read_own(path: Path) -> Foreign:
     }
     tokenizer = path / "tokenizer"
     groups = {name: settings[name] for name in ("task", "data", "sample")}
+    record = path / SCALE_RECORD
     return Foreign(
-        "ldm_jax", groups, components, tokenizer=tokenizer if tokenizer.is_dir() else None
+        "ldm_jax",
+        groups,
+        components,
+        tokenizer=tokenizer if tokenizer.is_dir() else None,
+        scale_record=read_json(record) if record.is_file() else {},
     )
 
 

@@ -49,6 +49,7 @@ def open_tensors(path: Path) -> Tensors:
     """
     # Imported here, for the readers import this module.
     from ldm_jax.interop.safetensors_io import SafetensorsFile, SafetensorsShards
+    from ldm_jax.interop.torch_legacy import LegacyTorchFile, is_legacy
     from ldm_jax.interop.torch_pickle import TorchFile
 
     path, name = Path(path), Path(path).name.lower()
@@ -57,7 +58,7 @@ def open_tensors(path: Path) -> Tensors:
     if name.endswith(INDEX_SUFFIX):
         return SafetensorsShards(path)
     if name.endswith(TORCH_SUFFIXES):
-        return TorchFile(path)
+        return LegacyTorchFile(path) if is_legacy(path) else TorchFile(path)
     legal = ", ".join((".safetensors", INDEX_SUFFIX, *TORCH_SUFFIXES))
     raise UserError(f"{path}: not a file of weights by its name. Legal: names that end in {legal}.")
 

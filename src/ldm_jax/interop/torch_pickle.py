@@ -1,8 +1,8 @@
 """PyTorch's zip checkpoints (torch >= 1.6), read without torch and without running what is in them.
 
 A checkpoint is a zip archive: `NAME/data.pkl` describes the objects, `NAME/data/KEY` holds the
-bytes of a storage. A pickle is a program, which normally may call anything. Here it can get hold
-of nothing but this module's stand-ins:
+bytes of a storage. (Older ones: `torch_legacy`.) A pickle is a program, which normally may call
+anything. Here it can get hold of nothing but this module's stand-ins:
 
 - `find_class` knows a closed list of names, and resolves none of them by importing;
 - a stand-in that is called returns a description, or an empty object that forgets all it is given;
@@ -30,8 +30,8 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.interop.tensors import MAX_DIMENSIONS, TensorInfo, check_file, read_bytes
 
 _LEGAL = "Legal: tensors, numbers, text, and what PyTorch Lightning adds to them."
-_RESAVE = "Legal: a state_dict saved by torch.save of torch 1.6 or later, or a .safetensors file."
-_MAX_PICKLE = 1 << 23  # bytes; that of Stable Diffusion is below a mebibyte
+RESAVE = "Legal: a state_dict saved by torch.save of torch 1.6 or later, or a .safetensors file."
+MAX_PICKLE = 1 << 23  # bytes; that of Stable Diffusion is below a mebibyte
 _MAX_TUPLES = 40_000  # Python hashes nested tuples by recursion; checkpoints have five a tensor
 _MAX_EXPANDED = 1 << 30  # bytes of a tensor that repeats elements of a smaller storage
 _BAD_ZIP = (  # all that a damaged zip is known to raise
@@ -73,10 +73,9 @@ class TorchFile:
     def __init__(self, path: Path):
         self.path = Path(path)
         check_file(self.path)
-        self._zip = _open_zip(self.path)
+        self._open()
         try:
-            self._root = self._find_root()
-            self._read_objects()
+            self._read_objects(self._read_top())
         except UserError as error:
             self.close()
             raise UserError(f"{self.path}: {error}") from error
@@ -97,9 +96,8 @@ class TorchFile:
         storage, offset, size, stride = self._tensors[key]
         itemsize = storage.dtype.itemsize
         try:
-            with self._zip.open(f"{self._root}data/{storage.key}") as file:
-                file.seek(offset * itemsize)
-                data = read_bytes(cast(zipfile.ZipExtFile, file), _extent(size, stride) * itemsize)
+            count = _extent(size, stride) * itemsize
+            data = self._read_storage(storage.key, offset * itemsize, count)
         except _BAD_ZIP as error:
             raise UserError(f"{self.path}: {key!r} is damaged: {_one_line(error)}.") from error
         strides = [step * itemsize for step in stride]
@@ -115,16 +113,37 @@ class TorchFile:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def _open(self) -> None:
+        self._zip = _open_zip(self.path)
+
+    def _read_top(self) -> Any:
+        """Returns the object that the file was saved from, with `_Tensor`s as its tensors."""
+        self._root = self._find_root()
+        return unpickle(self._read_member(f"{self._root}data.pkl", MAX_PICKLE))[0]
+
+    def _read_storage(self, key: str, begin: int, count: int) -> np.ndarray:
+        """Returns bytes of a storage, uint8 [count]."""
+        with self._zip.open(f"{self._root}data/{key}") as file:
+            file.seek(begin)
+            return read_bytes(cast(zipfile.ZipExtFile, file), count)
+
+    def _find_storage(self, key: str) -> tuple[str, int]:
+        """Returns the name of a storage in the file, and its size in bytes."""
+        name = f"{self._root}data/{key}"
+        if name not in self._zip.NameToInfo:
+            raise UserError(f"its data, {name!r}, is missing from the archive.")
+        return name, self._zip.NameToInfo[name].file_size
+
     def _find_root(self) -> str:
         """Returns the archive's folder, with its slash, after checking what lies in it."""
         names = self._zip.namelist()
         roots = [name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")]
         roots = [root for root in roots if root.count("/") == 1]
         if len(roots) != 1:
-            raise UserError(f"a zip without one data.pkl, so no PyTorch checkpoint. {_RESAVE}")
+            raise UserError(f"a zip without one data.pkl, so no PyTorch checkpoint. {RESAVE}")
         (root,) = roots
         if f"{root}constants.pkl" in names or any(n.startswith(f"{root}code/") for n in names):
-            raise UserError(f"a TorchScript program rather than weights. {_RESAVE}")
+            raise UserError(f"a TorchScript program rather than weights. {RESAVE}")
         if f"{root}byteorder" in names:
             order = self._read_member(f"{root}byteorder", 16)
             if order != b"little":
@@ -140,10 +159,9 @@ class TorchFile:
         except _BAD_ZIP as error:
             raise UserError(f"{name} is damaged: {_one_line(error)}.") from error
 
-    def _read_objects(self) -> None:
-        top = _unpickle(self._read_member(f"{self._root}data.pkl", _MAX_PICKLE))
+    def _read_objects(self, top: Any) -> None:
         if not isinstance(top, dict):
-            raise UserError(f"holds no dict but something else. {_RESAVE}")
+            raise UserError(f"holds no dict but something else. {RESAVE}")
         named = top.get("state_dict")
         named = named if isinstance(named, dict) else top
         self._tensors: dict[str, _Tensor] = {
@@ -180,11 +198,11 @@ class TorchFile:
         nbytes = math.prod(size) * storage.dtype.itemsize
         if nbytes > max(held, _MAX_EXPANDED):
             raise UserError(f"{key!r}: got {nbytes} bytes out of a storage of {held}.")
-        name = f"{self._root}data/{storage.key}"
-        if name not in self._zip.NameToInfo:
-            raise UserError(f"{key!r}: its data, {name!r}, is missing from the archive.")
-        if self._zip.NameToInfo[name].file_size != held:
-            got = self._zip.NameToInfo[name].file_size
+        try:
+            name, got = self._find_storage(storage.key)
+        except UserError as error:
+            raise UserError(f"{key!r}: {error}") from error
+        if got != held:
             raise UserError(f"{key!r}: its data, {name!r}, got {got} bytes, expected {held}.")
 
 
@@ -320,7 +338,16 @@ _STUBBED = ("pytorch_lightning", "lightning")  # and everything below
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves names and storages to this module's stand-ins, and to nothing else."""
+    """Resolves names and storages to this module's stand-ins, and to nothing else.
+
+    Attributes:
+      storages: those that it has met, by key.
+    """
+
+    def __init__(self, data: bytes, is_legacy: bool):
+        super().__init__(io.BytesIO(data))
+        self._is_legacy = is_legacy
+        self.storages: dict[str, _Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns the stand-in; `name` may be dotted (protocol 4), and is never followed."""
@@ -335,15 +362,25 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Returns the storage that a tuple ('storage', type, key, location, numel) names."""
-        match pid:
+        # Before torch 1.6, one more says of which storage this one is a view: None.
+        match pid[:-1] if self._is_legacy and pid[5:] == (None,) else pid:
             case ("storage", _Type(is_storage=True) as kind, str() as key, str(), int() as numel):
                 if _are_sizes((numel,)):
-                    return _Storage(key, kind.dtype, numel)
+                    storage = _Storage(key, kind.dtype, numel)
+                    self.storages.setdefault(key, storage)
+                    return storage
         raise UserError("refers to data in another form than PyTorch's; it may be malicious.")
 
 
-def _unpickle(data: bytes) -> Any:
-    """Returns the object that `data` describes, made of built-in types and stand-ins."""
+def unpickle(data: bytes, is_legacy: bool = False) -> tuple[Any, dict[str, _Storage]]:
+    """Returns the object that `data` describes, and the storages that it refers to, by key.
+
+    The object is made of built-in types and stand-ins.
+
+    Args:
+      data: of one pickle.
+      is_legacy: it is from before torch 1.6.
+    """
     tuples = 0
     try:
         for opcode, argument, _ in pickletools.genops(data):
@@ -355,11 +392,12 @@ def _unpickle(data: bytes) -> Any:
             # These look in a cache of the process before they ask find_class.
             if opcode.name in ("EXT1", "EXT2", "EXT4"):
                 raise UserError(f"uses {opcode.name}, which PyTorch does not; it may be malicious.")
-        return _Unpickler(io.BytesIO(data)).load()
+        unpickler = _Unpickler(data, is_legacy)
+        return unpickler.load(), unpickler.storages
     except UserError:
         raise
     except _BAD_PICKLE as error:
-        raise UserError(f"its data.pkl is damaged: {_one_line(error)}. {_RESAVE}") from error
+        raise UserError(f"its data.pkl is damaged: {_one_line(error)}. {RESAVE}") from error
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -375,7 +413,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
                 f"{path}: in the format from before torch 1.6. Legal: the same, loaded and saved "
                 "anew by a current torch, or as .safetensors."
             ) from error
-        raise UserError(f"{path}: no PyTorch file: got no zip archive. {_RESAVE}") from error
+        raise UserError(f"{path}: no PyTorch file: got no zip archive. {RESAVE}") from error
 
 
 def _are_sizes(value: Any) -> bool:

@@ -50,8 +50,9 @@ class ConvolutionalFirstStage(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    # Numbers that the encoder gives for each channel of the latent.
+    # Numbers that the encoder gives for each channel of the latent, and what they define.
     moments: ClassVar[int] = 1
+    posterior: ClassVar[type]
 
     def __post_init__(self) -> None:
         for field in ("channels", "z_channels", "embed_dim", "image_channels"):
@@ -136,6 +137,7 @@ class Autoencoder(ConvolutionalFirstStage):
     """
 
     moments: ClassVar[int] = 2
+    posterior: ClassVar[type] = DiagonalGaussian
 
     def encode(self, x: Array, *, deterministic: bool = True) -> DiagonalGaussian:
         """Returns the posterior over latents, [b, H/f, W/f, embed_dim], float32.

@@ -1,5 +1,7 @@
 """The first stage of pixel-space diffusion: none."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 
 from ldm_jax.core.checks import check_positive, check_shape
@@ -15,6 +17,9 @@ class IdentityFirstStage(nn.Module):
     """
 
     image_channels: int = 3
+
+    moments: ClassVar[int] = 1
+    posterior: ClassVar[type] = Code
 
     def __post_init__(self) -> None:
         check_positive("image_channels", [self.image_channels])

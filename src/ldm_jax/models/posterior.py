@@ -26,6 +26,11 @@ class DiagonalGaussian:
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return cls(mean=mean, logvar=jnp.clip(logvar, LOGVAR_MIN, LOGVAR_MAX))
 
+    @property
+    def moments(self) -> Array:
+        """What `from_moments` takes, [b, h, w, 2c] float32."""
+        return jnp.concatenate([self.mean, self.logvar], axis=-1)
+
     def sample(self, eps: Array) -> Array:
         """Returns mean + exp(logvar / 2) eps; the caller draws eps ~ N(0, 1), [b, h, w, c]."""
         return self.mean + jnp.exp(0.5 * self.logvar) * eps

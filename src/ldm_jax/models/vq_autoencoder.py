@@ -1,5 +1,7 @@
 """The vector-quantised first stage, in the form that diffusion models use."""
 
+from typing import ClassVar
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import jax.numpy as jnp
 from ldm_jax.core.checks import check_positive, check_shape
 from ldm_jax.core.types import Array
 from ldm_jax.models.autoencoder import ConvolutionalFirstStage
-from ldm_jax.models.quantizer import codebook_loss, quantize, straight_through
+from ldm_jax.models.quantizer import codebook_loss, nearest_codes, quantize, straight_through
 
 
 @flax.struct.dataclass
@@ -17,10 +19,22 @@ class Code:
     Attributes:
       latent: [b, h, w, c] float32, what diffusion models are trained on.
       quantized: [b, h, w, c] float32, the nearest code of each cell; None if not computed.
+      indices: [b·h·w] int32, its number in the codebook; None if not computed.
     """
 
     latent: Array
     quantized: Array | None = None
+    indices: Array | None = None
+
+    @classmethod
+    def from_moments(cls, moments: Array) -> "Code":
+        """Returns the code of latents [b, h, w, c]; there is nothing else to know of it."""
+        return cls(moments)
+
+    @property
+    def moments(self) -> Array:
+        """The latent, [b, h, w, c] float32."""
+        return self.latent
 
     def sample(self, eps: Array) -> Array:
         """Returns the latent, which is not random; `eps` is there for the Gaussian's sake."""
@@ -48,6 +62,8 @@ class VQAutoencoder(ConvolutionalFirstStage):
     """
 
     num_codes: int = 8192
+
+    posterior: ClassVar[type] = Code
 
     def __post_init__(self) -> None:
         check_positive("num_codes", [self.num_codes])
@@ -107,6 +123,7 @@ class VQAutoencoder(ConvolutionalFirstStage):
           deterministic: no dropout.
         """
         z = self.encode(x, deterministic=deterministic).latent
-        z_q = self.quantize(z)
+        indices = nearest_codes(z, self.codebook)
+        z_q = self.codebook[indices].reshape(z.shape).astype(jnp.float32)
         images = self.decode(straight_through(z, z_q), deterministic=deterministic, quantized=True)
-        return images, Code(z, z_q)
+        return images, Code(z, z_q, indices)

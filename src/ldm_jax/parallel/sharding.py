@@ -15,21 +15,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax.core.axes import BATCH_AXES, FSDP, TENSOR, automatic_mesh
 
 Rule = tuple[str, tuple[str | None, ...]]
 
-# (pattern searched in the path, mesh axis per array axis); the first match wins.
+# (pattern searched in the path, mesh axis per array axis); the first match wins. A part of a tree
+# is laid out as it is within the whole, so no pattern may ask for what stands above a module.
 RULES: tuple[Rule, ...] = (
     # A first stage's attention has a single head. Splitting its width would add up n x n logits
     # over the devices, which costs more than the products that it saves.
-    (r"/(encoder|decoder)/.*/kernel$", (None, None)),
-    (r"/(encoder|decoder)/.*/bias$", (None,)),
-    (r"/(to_q|to_k|to_v|value|gate|hidden)/kernel$", (None, TENSOR)),
-    (r"/(to_q|to_k|to_v|value|gate|hidden)/bias$", (TENSOR,)),
-    (r"/(to_out|out)/kernel$", (TENSOR, None)),
+    (r"(^|/)(encoder|decoder)/.*/kernel$", (None, None)),
+    (r"(^|/)(encoder|decoder)/.*/bias$", (None,)),
+    (r"(^|/)(to_q|to_k|to_v|value|gate|hidden)/kernel$", (None, TENSOR)),
+    (r"(^|/)(to_q|to_k|to_v|value|gate|hidden)/bias$", (TENSOR,)),
+    (r"(^|/)(to_out|out)/kernel$", (TENSOR, None)),
 )
 
 
@@ -130,6 +132,15 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     """Returns a global, sharded batch from the rows that this process loaded."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def put_rows(mesh: Mesh, rows: Any) -> Any:
+    """Returns a global, sharded batch whose rows every process holds whole.
+
+    Each process hands over those of its own devices.
+    """
+    count, index = jax.process_count(), jax.process_index()
+    return put_batch(mesh, jax.tree.map(lambda x: np.split(x, count)[index], rows))
 
 
 def bytes_per_device(tree: Any) -> int:

@@ -53,6 +53,15 @@ class Task(Protocol):
         """Returns the mean loss of one group over the batch."""
         ...
 
+    def revise(
+        self, group: str, params: PyTree, mutable: PyTree, step: Array
+    ) -> tuple[PyTree, PyTree]:
+        """Returns (params, mutable) after a group's update, changed beyond what gradients can.
+
+        Most tasks return them as they are.
+        """
+        ...
+
 
 def to_float_images(images_u8: Array) -> Array:
     """Returns uint8 images in [0, 255] as float32 in [-1, 1]: x / 127.5 - 1."""

@@ -6,9 +6,9 @@ from typing import Any
 import flax.struct
 import jax.numpy as jnp
 
-from ldm_jax.core.checks import UserError
 from ldm_jax.core.rng import normal
 from ldm_jax.core.types import Array, PyTree
+from ldm_jax.tasks.latent_statistics import LatentStatistics
 
 
 @flax.struct.dataclass
@@ -16,7 +16,7 @@ class LatentScale:
     """The affine map that gives latents zero mean and unit variance: z = (latent - shift) · scale.
 
     The paper's appendix G divides by one standard deviation, estimated on the first batch; here it
-    is measured over many images. Both arrays are [c]; a fixed factor has shift 0.
+    is measured over many images. Both arrays are [c]; a single factor has shift 0.
     """
 
     shift: Array
@@ -61,12 +61,27 @@ class FirstStage:
 
     def encode_unscaled(self, params: PyTree, images: Array, keys: Array) -> Array:
         """Returns posterior samples [b, h, w, c] of images in [-1, 1]; `keys` [b] draw noise."""
-        posterior = self.model.apply({"params": params}, images, method="encode")
-        return posterior.sample(normal(keys, self.latent_shape(*images.shape[1:3])))
+        return self.sample_unscaled(self.moments(params, images), keys)
+
+    def moments(self, params: PyTree, images: Array) -> Array:
+        """Returns what defines the posteriors of images in [-1, 1], [b, h, w, m] float32.
+
+        Mean and log variance for a Gaussian, m = 2 c; the latent itself where it is not random.
+        """
+        return self.model.apply({"params": params}, images, method="encode").moments
+
+    def sample_unscaled(self, moments: Array, keys: Array) -> Array:
+        """Returns samples [b, h, w, c] of the posteriors that `moments` gives."""
+        posterior = self.model.posterior.from_moments(moments)
+        shape = (*moments.shape[1:3], self.model.latent_channels)
+        return posterior.sample(normal(keys, shape))
 
     def encode(self, frozen: Frozen, images: Array, keys: Array) -> Array:
         """Returns scaled latents [b, h, w, c]: a sample, not the mode, as in the reference."""
-        latents = self.encode_unscaled(frozen.params, images, keys)
+        return self.scaled(frozen, self.encode_unscaled(frozen.params, images, keys))
+
+    def scaled(self, frozen: Frozen, latents: Array) -> Array:
+        """Returns latents [b, h, w, c] of the first stage as the diffusion model takes them."""
         shift, scale = frozen.latent_scale.shift, frozen.latent_scale.scale
         return (latents - shift[None, None, None, :]) * scale[None, None, None, :]
 
@@ -80,18 +95,21 @@ class FirstStage:
         """Returns (h, w, c) for images of height × width pixels."""
         return self.model.latent_shape(height, width)
 
+    def moments_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Returns (h, w, m) of `moments`, likewise."""
+        h, w, c = self.latent_shape(height, width)
+        return h, w, self.model.moments * c
 
-def measure_scale(count: int, total: Array, total_square: Array) -> LatentScale:
-    """Returns the scale from per-channel sums over `count` values; shift is the channel mean.
 
-    Raises:
-      UserError: a channel does not vary, as with an untrained or collapsed first stage.
+def measured_scale(statistics: LatentStatistics, scale_factor: str) -> LatentScale:
+    """Returns the scale that gives latents of these statistics unit variance.
+
+    Args:
+      statistics: of the unscaled latents.
+      scale_factor: 'auto', shift and scale per channel; or 'std', one factor for all elements and
+        no shift, as in the paper's appendix G.
     """
-    mean = total / count
-    variance = total_square / count - jnp.square(mean)
-    if not bool(jnp.all(variance > 1e-12)):
-        raise UserError(
-            f"first stage: latent variance per channel is {variance.tolist()}; expected positive. "
-            "The first stage looks untrained or collapsed."
-        )
-    return LatentScale(mean, 1.0 / jnp.sqrt(variance))
+    if scale_factor == "std":
+        return fixed_scale(len(statistics.mean.value), 1.0 / float(statistics.std_all.value))
+    shift, std = statistics.mean.value, statistics.std.value
+    return LatentScale(jnp.asarray(shift, jnp.float32), jnp.asarray(1.0 / std, jnp.float32))

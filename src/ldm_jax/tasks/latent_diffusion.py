@@ -105,11 +105,13 @@ class LatentDiffusionTask:
         batch: Batch,
         keys: StepKeys,
     ) -> LossOutput:
-        """Returns the denoising loss at one uniformly drawn timestep per example."""
+        """Returns the denoising loss at one uniformly drawn timestep per example.
+
+        Latents come from the batch's `image`, or from its `moments`, [b, h, w, m], where the
+        images were encoded beforehand; both give the same latents but for rounding.
+        """
         del group
-        images = to_float_images(batch["image"])
-        z0 = self.first_stage.encode(frozen, images, keys(Purpose.POSTERIOR))
-        z0 = jax.lax.stop_gradient(z0)
+        z0 = jax.lax.stop_gradient(self._latents(frozen, batch, keys(Purpose.POSTERIOR)))
         t = randint(keys(Purpose.TIMESTEP), 0, self.schedule.num_timesteps)
         eps = normal(keys(Purpose.NOISE), z0.shape[1:])
         z_t = q_sample(self.schedule, z0, t, eps)
@@ -126,6 +128,17 @@ class LatentDiffusionTask:
         per_example = LOSSES[self.loss_name](output, target)
         loss = jnp.mean(self.weights[t] * per_example)
         return LossOutput(loss, {"loss_simple": jnp.mean(per_example)}, mutable)
+
+    @property
+    def moments_shape(self) -> tuple[int, int, int]:
+        """(h, w, m) of the moments of a training image."""
+        return self.first_stage.moments_shape(self.image_size, self.image_size)
+
+    def _latents(self, frozen: Frozen, batch: Batch, keys: Array) -> Array:
+        if "moments" not in batch:
+            return self.first_stage.encode(frozen, to_float_images(batch["image"]), keys)
+        latents = self.first_stage.sample_unscaled(batch["moments"], keys)
+        return self.first_stage.scaled(frozen, latents)
 
     def _training_conditioning(
         self, params: PyTree, frozen: Frozen, batch: Batch, keys: StepKeys
@@ -144,6 +157,13 @@ class LatentDiffusionTask:
     def _conditioner_variables(self, params: PyTree, frozen: Frozen) -> PyTree:
         found = params["conditioner"] if self.train_conditioner else frozen.conditioner
         return {"params": found}
+
+    def revise(
+        self, group: str, params: PyTree, mutable: PyTree, step: Array
+    ) -> tuple[PyTree, PyTree]:
+        """Returns everything as it is."""
+        del group, step
+        return params, mutable
 
     def denoiser(self, params: PyTree) -> Denoise:
         """Returns `denoise(z, t, conditioning) -> Prediction` for samplers and guidance."""

@@ -15,18 +15,25 @@ from ldm_jax.core.checks import UserError, lookup
 from ldm_jax.core.config import build, call
 from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.pipeline import Stream, load_examples, make_stream
+from ldm_jax.data.split import split
 from ldm_jax.data.tokenizers import WordTokenizer
 from ldm_jax.diffusion.schedule import make_schedule as make_noise_schedule
 from ldm_jax.diffusion.spacing import Steps, make_steps
 from ldm_jax.diffusion.weighting import WEIGHTINGS
-from ldm_jax.models import FIRST_STAGES, NETWORKS
+from ldm_jax.models import DISCRIMINATORS, FIRST_STAGES, NETWORKS
+from ldm_jax.models.lpips import LPIPS
 from ldm_jax.samplers import SAMPLERS
 from ldm_jax.samplers.base import Sampler
+from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask
 from ldm_jax.tasks.autoencoder import AutoencoderTask
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.first_stage import FirstStage
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train.cache_key import open_cache
 from ldm_jax.train.optim import make_optimizer, make_schedule
+
+# Fields of config.data that say what is read; the others are make_stream's, and say how.
+_WHAT_IS_READ = ("source", "tokenizer", "latent_cache", "holdout", "evaluation_source")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +58,25 @@ def build_task(config: ConfigDict) -> Task:
     return task
 
 
-def _autoencoder_task(settings: dict[str, Any], image_size: int) -> AutoencoderTask:
+def _trainable_stage(settings: dict[str, Any]) -> Any:
     trainable = {name: stage for name, stage in FIRST_STAGES.items() if name != "identity"}
-    settings["model"] = build("config.task.model", trainable, settings.pop("model", {}))
+    return build("config.task.model", trainable, settings.pop("model", {}))
+
+
+def _adversarial_task(settings: dict[str, Any], image_size: int) -> AdversarialAutoencoderTask:
+    settings["model"] = _trainable_stage(settings)
+    settings["discriminator"] = build(
+        "config.task.discriminator",
+        DISCRIMINATORS,
+        settings.pop("discriminator", {"name": "patch"}),
+    )
+    if "lpips" in settings:
+        settings["lpips"] = call("config.task.lpips", LPIPS, settings["lpips"])
+    return call("config.task", AdversarialAutoencoderTask, settings, image_size=image_size)
+
+
+def _autoencoder_task(settings: dict[str, Any], image_size: int) -> AutoencoderTask:
+    settings["model"] = _trainable_stage(settings)
     return call("config.task", AutoencoderTask, settings, image_size=image_size)
 
 
@@ -91,7 +114,11 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
     return task
 
 
-TASKS = {"autoencoder": _autoencoder_task, "latent_diffusion": _latent_diffusion_task}
+TASKS = {
+    "autoencoder": _autoencoder_task,
+    "adversarial_autoencoder": _adversarial_task,
+    "latent_diffusion": _latent_diffusion_task,
+}
 
 
 def size_multiple(task: Task) -> int:
@@ -169,13 +196,35 @@ def check_classes(task: Task, source: Any) -> None:
         )
 
 
-def build_source(config: ConfigDict) -> Any:
-    """Returns the data source of `config.data.source`."""
-    return build("config.data.source", SOURCES, config.data.source)
+def build_source(config: ConfigDict) -> tuple[Any, Any]:
+    """Returns the training examples, and those to evaluate on, which may be None.
+
+    The former are those of `config.data.source`, or of the cache of its latents, less
+    `config.data.holdout` examples that are kept from training; the latter are these, or those of
+    `config.data.evaluation_source`.
+
+    Raises:
+      UserError: also for a cache that is not complete, or stale.
+    """
+    data = config.data
+    whole = (
+        open_cache(config)
+        if data.get("latent_cache")
+        else build("config.data.source", SOURCES, data.source)
+    )
+    train, held_out = split(whole, data.holdout) if data.get("holdout") else (whole, None)
+    if data.get("evaluation_source"):
+        try:
+            held_out = build("config.data.evaluation_source", SOURCES, data.evaluation_source)
+        except UserError as error:  # sources know themselves as data.source
+            message = str(error).replace("data.source", "data.evaluation_source")
+            raise UserError(message) from error
+    return train, held_out
 
 
-def _transform_settings(config: ConfigDict) -> dict[str, Any]:
-    return {k: v for k, v in config.data.items() if k not in ("source", "tokenizer")}
+def transform_settings(data: ConfigDict) -> dict[str, Any]:
+    """Returns the fields of `config.data` that `make_stream` takes."""
+    return {k: v for k, v in data.items() if k not in _WHAT_IS_READ}
 
 
 def build_stream(
@@ -185,12 +234,12 @@ def build_stream(
     return call(
         "config.data",
         make_stream,
-        _transform_settings(config),
+        transform_settings(config.data),
         source=source,
         batch_size=config.train.batch_size,
         seed=config.seed,
         tokenizer=tokenizer,
-        keys=("image", *condition_inputs(task)),
+        keys=("moments" if config.data.get("latent_cache") else "image", *condition_inputs(task)),
         process_index=0 if whole else jax.process_index(),
         process_count=1 if whole else jax.process_count(),
     )
@@ -198,7 +247,7 @@ def build_stream(
 
 def build_examples(config: ConfigDict, source: Any, tokenizer: Any, indices: Any) -> dict:
     """Returns fixed, preprocessed examples of the source, with their captions under 'text'."""
-    settings = _transform_settings(config)
+    settings = transform_settings(config.data)
     legal = {"image_size", "channels", "background"}
     settings = {key: value for key, value in settings.items() if key in legal}
     return call(
@@ -217,6 +266,9 @@ def batch_spec(config: ConfigDict, task: Task, batch_size: int) -> dict[str, jax
     size, channels = data.image_size, data.get("channels", 3)
     example = {"image": jax.ShapeDtypeStruct((size, size, channels), jnp.uint8)}
     if isinstance(task, LatentDiffusionTask):
+        if data.get("latent_cache"):
+            shape = task.first_stage.moments_shape(size, size)
+            example = {"moments": jax.ShapeDtypeStruct(shape, jnp.float32)}
         example |= task.conditioner.input_shapes(size)
     return {
         name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype) for name, x in example.items()
@@ -225,11 +277,14 @@ def batch_spec(config: ConfigDict, task: Task, batch_size: int) -> dict[str, jax
 
 def check_inputs(config: ConfigDict, task: Task) -> None:
     """Raises UserError for an input of the conditioner that the data do not have."""
-    known = ["image", "class", *(["tokens"] if config.data.get("tokenizer") else [])]
+    cached = bool(config.data.get("latent_cache"))
+    known = ["class", *(["tokens"] if config.data.get("tokenizer") else [])]
+    known = known if cached else ["image", *known]
     for name in condition_inputs(task):
         if name not in known:
             raise UserError(
-                f"config.task.conditioner reads {name!r}, which the data lack. Legal: "
+                f"config.task.conditioner reads {name!r}, which the "
+                f"{'latent cache lacks' if cached else 'data lack'}. Legal: "
                 f"{', '.join(known)}; text needs config.data.tokenizer (words or huggingface)."
             )
 

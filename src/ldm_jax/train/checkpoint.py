@@ -1,7 +1,8 @@
 """What a run keeps on disk, through Orbax: asynchronous, atomic, sharded.
 
 workdir/config.json                     the configuration as resolved
-workdir/frozen/                         first stage and latent scale, written once
+workdir/frozen/                         first stage and latent scale, written once; in its
+                                        metadata what the scale was measured on
 workdir/checkpoints/<step>/params       trained parameters
                           /ema_params   their average: all that sampling needs
                           /optimizer    step, optimizer state, other collections
@@ -9,6 +10,7 @@ workdir/checkpoints/<step>/params       trained parameters
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,8 @@ from ldm_jax.train.state import TrainState
 
 # Fields below `task` and `data` that do not change what a run computes: where things lie, how they
 # are read, and by which of several equal programs.
-_MAY_CHANGE = (
-    *("workdir", "path", "num_threads", "prefetch", "max_bad_fraction"),
+MAY_CHANGE = (
+    *("workdir", "path", "latent_cache", "num_threads", "prefetch", "max_bad_fraction"),
     *("remat", "attention_impl"),
 )
 
@@ -104,10 +106,37 @@ def _first_line(error: BaseException) -> str:
     return text.splitlines()[0][:200] if text else type(error).__name__
 
 
-def save_frozen(workdir: str | Path, frozen: PyTree) -> None:
-    """Writes what training reads but never changes; once, and atomically."""
+def save_frozen(
+    workdir: str | Path, frozen: PyTree, record: Mapping[str, Any] | None = None
+) -> None:
+    """Writes what training reads but never changes; once, and atomically.
+
+    Args:
+      workdir: of the run.
+      frozen: arrays.
+      record: JSON that belongs to them, such as what the scale of latents was measured on.
+    """
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(Path(workdir).absolute() / "frozen", frozen)
+        target = Path(workdir).absolute() / "frozen"
+        checkpointer.save(target, frozen, custom_metadata=dict(record or {}))
+
+
+def read_frozen_record(workdir: str | Path) -> dict[str, Any]:
+    """Returns the record of `save_frozen`; {} for a run from before there was one.
+
+    Raises:
+      UserError: the file that holds it is gone or damaged.
+    """
+    folder = Path(workdir).absolute() / "frozen"
+    try:
+        # Orbax takes a lost file for one without a record, which would disable what it is for.
+        found = json.loads((folder / "_CHECKPOINT_METADATA").read_text())["custom_metadata"]
+        return dict(found or {})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}/_CHECKPOINT_METADATA: gone or damaged ({_first_line(error)}). Legal: put it "
+            "back, or train in a new --workdir."
+        ) from error
 
 
 def has_frozen(workdir: str | Path) -> bool:
@@ -119,8 +148,8 @@ def restore_frozen(workdir: str | Path, abstract: PyTree) -> PyTree:
     """Returns the frozen tree, laid out as `abstract`."""
     if not has_frozen(workdir):
         raise UserError(
-            f"{workdir}: its first stage, the folder frozen, is gone. Legal: put it back, or train "
-            "in a new --workdir."
+            f"{workdir}: its frozen networks, the folder frozen, are gone. Legal: put it back, or "
+            "train in a new --workdir."
         )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -274,7 +303,7 @@ def check_same_run(workdir: str | Path, config: ConfigDict) -> None:
     was, now = (_flat(_tuples(json.loads(c.to_json_best_effort()))) for c in (old, config))
     for key in sorted(was.keys() | now.keys()):
         fixed = key.startswith(("task.", "data.")) or key == "seed"
-        movable = key.rpartition(".")[2] in _MAY_CHANGE
+        movable = key.rpartition(".")[2] in MAY_CHANGE
         if fixed and not movable and was.get(key) != now.get(key):
             raise UserError(
                 f"config.{key}={now.get(key)!r}, but {path} was trained with {was.get(key)!r}. "

@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,8 +23,11 @@ from ldm_jax.tasks.first_stage import LatentScale
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.exchange import Model
+from ldm_jax.train.fingerprint import first_stage_hash
 
 Load = Callable[[str], PyTree]
+# Fields that name what lies elsewhere on this machine; the tokenizer is in our folder.
+_ELSEWHERE = (("data.tokenizer", "path"), ("data", "latent_cache"), ("task.first_stage", "workdir"))
 
 
 def convert(model: Model, target: str | Path, to: str, progress: Progress | None = None) -> None:
@@ -89,18 +93,27 @@ def _to_own(model: Model, target: Path, progress: Progress | None) -> None:
         scale = dict(zip(own.LATENT_SCALE, map(np.asarray, numbers), strict=True))
     files = own_files(target, model.abstract, scale)
     write_weights(files, model.infos, lambda name: model.load(name, progress), progress)
+    if model.latent_scale is not None:
+        write_json(target / own.SCALE_RECORD, _scale_record(model))
     if model.tokenizer is not None:
         _write_tokenizer(model, target, with_padding=False)
     config = model.config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
-        # What lies elsewhere on this machine; the tokenizer is in the folder.
-        for group, field in (("data.tokenizer", "path"), ("task.first_stage", "workdir")):
+        for group, field in _ELSEWHERE:
             node = config
             for part in group.split("."):
                 node = node.get(part) or ConfigDict()
             if field in node:
                 del node[field]
     own.write_config(target, config.to_json_best_effort(indent=2))
+
+
+def _scale_record(model: Model) -> dict[str, Any]:
+    """Returns what the scale belongs to; a model of others' gets the hash of its first stage."""
+    if model.scale_record or model.layout in ("workdir", "ldm_jax"):
+        return dict(model.scale_record)
+    params = model.load("first_stage") if "first_stage" in model.abstract else {}
+    return {"first_stage": first_stage_hash(model.module("first_stage"), params)}
 
 
 def _to_compvis(model: Model, target: Path, progress: Progress | None) -> None:

@@ -27,12 +27,19 @@ from ldm_jax.interop.mapping import Entry, flatten, nest
 from ldm_jax.interop.own import LATENT_SCALE, is_own, read_own
 from ldm_jax.interop.tensors import TensorInfo, Tensors
 from ldm_jax.parallel.sharding import placed, replicated
-from ldm_jax.tasks.autoencoder import AutoencoderTask
+from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.first_stage import Frozen, LatentScale, fixed_scale
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
-from ldm_jax.train.checkpoint import is_workdir, read_config, read_item, read_item_infos
+from ldm_jax.train.checkpoint import (
+    is_workdir,
+    read_config,
+    read_frozen_record,
+    read_item,
+    read_item_infos,
+)
+from ldm_jax.train.fingerprint import check_first_stage, first_stage_hash, module_settings
 
 LAYOUTS = (
     "a training run's --workdir, a folder written by 'ldm-jax convert', a diffusers folder, or a "
@@ -55,6 +62,7 @@ class Model:
         usual type for those that were not found.
       read: (component, progress) -> parameters found, NumPy arrays of the types on disk.
       latent_scale: between the first stage's latents and the diffusion model's.
+      scale_record: what that was measured on, where it is kept; see `prepare_frozen`.
       accounts: what does not fit, by component.
       strays: tensors that belong to no component.
       tokenizer: its folder, or None.
@@ -70,6 +78,7 @@ class Model:
     infos: Mapping[str, Mapping[str, TensorInfo]]
     read: Callable[[str, Progress | None], PyTree]
     latent_scale: LatentScale | None
+    scale_record: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     accounts: Mapping[str, Account] = dataclasses.field(default_factory=dict)
     strays: tuple[str, ...] = ()
     tokenizer: Path | None = None
@@ -200,11 +209,14 @@ def load_component(model: Model, component: str, mesh: Mesh) -> PyTree:
     """
     if component not in model.abstract:
         return {}
-    abstract = placed(mesh, model.abstract[component])
+    return _put(model, component, model.load(component), mesh)
+
+
+def _put(model: Model, component: str, params: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(
         lambda x, to: jax.device_put(x.astype(to.dtype), to.sharding),
-        model.load(component),
-        abstract,
+        params,
+        placed(mesh, model.abstract[component]),
     )
 
 
@@ -217,11 +229,21 @@ def load_diffusion(model: Model, mesh: Mesh) -> tuple[PyTree, Frozen]:
 
 
 def load_frozen(model: Model, mesh: Mesh, *, with_conditioner: bool) -> Frozen:
-    """Returns the parts of a diffusion model that a run does not train, laid out over a mesh."""
+    """Returns the parts of a diffusion model that a run does not train, laid out over a mesh.
+
+    Raises:
+      UserError: the scale of its latents belongs to another first stage.
+    """
     assert model.latent_scale is not None
     conditioner = load_component(model, "conditioner", mesh) if with_conditioner else None
     scale = jax.device_put(model.latent_scale, replicated(mesh))
-    return Frozen(load_component(model, "first_stage", mesh), scale, conditioner)
+    params: PyTree = {}
+    if "first_stage" in model.abstract:
+        params = model.load("first_stage")
+    if model.layout in ("workdir", "ldm_jax"):  # the others have no place for a hash
+        digest = first_stage_hash(model.module("first_stage"), params)
+        check_first_stage(str(model.path), model.scale_record, digest)
+    return Frozen(_put(model, "first_stage", params, mesh) if params else {}, scale, conditioner)
 
 
 def open_start(config: ConfigDict, task: Task) -> Model:
@@ -237,7 +259,7 @@ def open_start(config: ConfigDict, task: Task) -> Model:
         model.check()
         check_same_components(f"config.train.init_from={source}", model, _modules(task))
         theirs, ours = (getattr(t, "parameterization", None) for t in (model.task, task))
-        if theirs != ours:
+        if ours is not None and theirs != ours:
             logging.warning("%s predicts %s; this run learns to predict %s", source, theirs, ours)
     except BaseException:
         model.close()
@@ -257,7 +279,7 @@ def check_same_components(what: str, model: Model, wanted: Mapping[str, Any]) ->
     for component, module in wanted.items():
         if component not in found:
             raise UserError(f"{what}: has no {component}. Legal: a model with one.")
-        got, expected = _fields(found[component]), _fields(module)
+        got, expected = module_settings(found[component]), module_settings(module)
         for field in sorted(got.keys() | expected.keys()):
             if got.get(field) != expected.get(field):
                 raise UserError(
@@ -274,18 +296,6 @@ def _modules(task: Task) -> dict[str, Any]:
         "conditioner": task.conditioner,
         "first_stage": task.first_stage.model,
     }
-
-
-# What the numbers do not depend on, or only while training, and Flax's own fields.
-_FREE = (
-    *("dtype", "param_dtype", "attention_impl", "remat", "dropout", "null_tokens"),
-    *("embedding_std", "linear_projections", "parent", "name"),
-)
-
-
-def _fields(module: Any) -> dict[str, Any]:
-    names = [name for name in type(module).__dataclass_fields__ if name not in _FREE]
-    return {"name": type(module).__name__, **{name: getattr(module, name) for name in names}}
 
 
 def _read_foreign(path: Path, config: ConfigDict | None, ema: bool) -> Foreign:
@@ -339,6 +349,7 @@ def _open_foreign(
         infos=infos,
         read=read,
         latent_scale=_foreign_scale(foreign, config, task),
+        scale_record=foreign.scale_record,
         accounts=accounts,
         strays=(*foreign.strays, *extra),
         tokenizer=tokenizer,
@@ -379,7 +390,7 @@ def _foreign_scale(foreign: Foreign, config: ConfigDict, task: Task) -> LatentSc
         shift, scale = (jnp.asarray(tensors[name], jnp.float32) for name in LATENT_SCALE)
         return LatentScale(shift, scale)
     factor = config.task.first_stage.get("scale_factor", "auto")
-    if factor == "auto" and foreign.scale_factor is not None:
+    if isinstance(factor, str) and foreign.scale_factor is not None:
         factor = foreign.scale_factor
     if not isinstance(factor, int | float):
         raise UserError(
@@ -393,7 +404,7 @@ def _initializers(task: Task, config: ConfigDict) -> dict[str, Callable[[Any], P
     """Returns, for each component, its parameters as a function of a key."""
     spec = assemble.batch_spec(config, task, 1)
     size = config.data.image_size
-    if isinstance(task, AutoencoderTask):
+    if isinstance(task, FirstStageTask):
         return {"first_stage": lambda key: task.init(key, spec)[0]["autoencoder"]}
     assert isinstance(task, LatentDiffusionTask)
     return {
@@ -431,11 +442,14 @@ def _open_workdir(path: Path, config: ConfigDict, ema: bool) -> Model:
             progress(sum(x.nbytes for x in jax.tree.leaves(tree)))
         return tree
 
-    scale = None
+    scale, record = None, {}
     if isinstance(task, LatentDiffusionTask):
         vector = jax.ShapeDtypeStruct((task.first_stage.model.latent_channels,), jnp.float32)
         found = read_item(path, "frozen", "latent_scale", {"shift": vector, "scale": vector})
         scale = LatentScale(jnp.asarray(found["shift"]), jnp.asarray(found["scale"]))
+        record = read_frozen_record(path)
     tokenizer = config.data.get("tokenizer") or {}
     folder = Path(tokenizer["path"]) if tokenizer.get("path") else None
-    return Model(path, "workdir", config, task, abstract, infos, read, scale, tokenizer=folder)
+    return Model(
+        path, "workdir", config, task, abstract, infos, read, scale, record, tokenizer=folder
+    )

@@ -1,27 +1,34 @@
 """The frozen first stage of a diffusion run: loaded, measured once, and kept with the run."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ldm_jax.core.config import build
 from ldm_jax.core.rng import Purpose, example_keys, step_key
-from ldm_jax.core.types import PyTree
+from ldm_jax.core.types import Array, PyTree
 from ldm_jax.data.pipeline import Stream
-from ldm_jax.models import FIRST_STAGES
+from ldm_jax.interop.lpips_weights import load_lpips
+from ldm_jax.parallel.sharding import placed, put_rows, replicated, shardings
+from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask, Perceptual
 from ldm_jax.tasks.base import Task, to_float_images
 from ldm_jax.tasks.first_stage import (
     FirstStage,
     Frozen,
     LatentScale,
     fixed_scale,
-    measure_scale,
+    measured_scale,
 )
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.tasks.latent_statistics import LatentStatistics, LatentSums
+from ldm_jax.train.cache_key import check_cached_first_stage
+from ldm_jax.train.checkpoint import read_frozen_record, restore_frozen
 from ldm_jax.train.exchange import (
     check_same_components,
     load_component,
@@ -29,13 +36,23 @@ from ldm_jax.train.exchange import (
     open_model,
     open_start,
 )
+from ldm_jax.train.fingerprint import check_first_stage, first_stage_hash
+
+SCALE_IMAGES = 10_240  # that the scale of latents is measured on, by default
 
 
 def abstract_frozen(task: Task, image_size: int) -> PyTree:
     """Returns the shapes of the task's frozen tree; `{}` for tasks that have none."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    if isinstance(task, AdversarialAutoencoderTask):
+        if task.perceptual_weight == 0:
+            return {}
+        images = jnp.zeros((1, image_size, image_size, task.model.image_channels))
+        return Perceptual(
+            jax.eval_shape(task.perceptual_distance.init, key, images, images)["params"]
+        )
     if not isinstance(task, LatentDiffusionTask):
         return {}
-    key = jax.eval_shape(lambda: jax.random.key(0))
     first_stage = jax.eval_shape(lambda key: task.first_stage.init(key, image_size), key)
     channels = task.first_stage.model.latent_channels
     vector: Any = jax.ShapeDtypeStruct((channels,), jnp.float32)
@@ -45,13 +62,20 @@ def abstract_frozen(task: Task, image_size: int) -> PyTree:
     return Frozen(first_stage, LatentScale(vector, vector), conditioner)
 
 
+def load_perceptual(config: ConfigDict, mesh: Mesh) -> Perceptual:
+    """Returns the parameters of LPIPS, from `config.train.lpips_weights` or its distribution."""
+    weights = load_lpips(config.train.lpips_weights)
+    return Perceptual(jax.device_put(weights, shardings(mesh, weights)))
+
+
 def prepare_frozen(
     config: ConfigDict, task: LatentDiffusionTask, stream: Stream, mesh: Mesh
-) -> PyTree:
-    """Loads the first stage named by `config.task.first_stage` and measures its latents.
+) -> tuple[Frozen, dict[str, Any]]:
+    """Loads the first stage that a run trains against, and measures its latents.
 
-    `scale_factor` is a number, or 'auto': per-channel mean and standard deviation of posterior
-    samples over `scale_images` training images. The reference uses one number from one batch.
+    `config.task.first_stage.scale_factor` is a number; 'auto', per-channel mean and standard
+    deviation; or 'std', one standard deviation of all elements. Both are those of posterior samples
+    of `scale_images` training images, but of no image twice. The reference uses one batch.
 
     Args:
       config: checked by `ldm_jax.train.preflight`.
@@ -59,50 +83,111 @@ def prepare_frozen(
       stream: whole batches, the same in every process.
       mesh: where the parameters go; the first stage may have been trained on another.
 
+    Returns:
+      What is frozen, and a record that is kept with it: `first_stage`, the hash; `scale_factor`;
+      and `statistics` where they were measured.
+
     Raises:
-      UserError: nothing trained there, or its model differs from `config.task.first_stage.model`.
+      UserError: nothing trained there, or its model differs from `config.task.first_stage.model`,
+        or `config.data.latent_cache` is of another one.
+    """
+    model = task.first_stage.model
+    if config.train.init_from:
+        with open_start(config, task) as start:
+            frozen = load_frozen(start, mesh, with_conditioner=not task.train_conditioner)
+            digest = first_stage_hash(model, frozen.params)
+            record = {**start.scale_record, "first_stage": digest}
+        check_cached_first_stage(config, digest, task.moments_shape)
+        return frozen, record
+    settings: Mapping[str, Any] = config.task.first_stage
+    params = load_first_stage(config, task, mesh)
+    digest = first_stage_hash(model, params)
+    check_cached_first_stage(config, digest, task.moments_shape)
+    factor = settings.get("scale_factor", "auto")
+    record = {"first_stage": digest, "scale_factor": factor}
+    if not isinstance(factor, str):
+        return Frozen(params, fixed_scale(model.latent_channels, float(factor))), record
+    num_images = min(settings.get("scale_images", SCALE_IMAGES), stream.num_examples)
+    statistics = _measure(task.first_stage, params, stream, num_images, config.seed, mesh)
+    logging.info("latents of %s", statistics)
+    scale = measured_scale(statistics, factor)
+    return Frozen(params, scale), {**record, "statistics": statistics.to_json()}
+
+
+def restore_run_frozen(
+    config: ConfigDict, task: Task, workdir: str | Path, mesh: Mesh, *, for_training: bool
+) -> PyTree:
+    """Returns the frozen tree of a run, laid out over a mesh; `{}` for tasks that have none.
+
+    Args:
+      config: of the run.
+      task: built from it.
+      workdir: of the run.
+      mesh: where the arrays go.
+      for_training: a latent cache is going to be read, and must be of its first stage.
+
+    Raises:
+      UserError: it is gone or damaged, or the scale of its latents belongs to another first stage.
+    """
+    abstract = abstract_frozen(task, config.data.image_size)
+    if not abstract:
+        return {}
+    frozen = restore_frozen(workdir, placed(mesh, abstract))
+    if isinstance(task, LatentDiffusionTask):
+        digest = first_stage_hash(task.first_stage.model, frozen.params)
+        check_first_stage(str(workdir), read_frozen_record(workdir), digest)
+        if for_training:
+            check_cached_first_stage(config, digest, task.moments_shape)
+    return frozen
+
+
+def load_first_stage(config: ConfigDict, task: LatentDiffusionTask, mesh: Mesh) -> PyTree:
+    """Returns the parameters of the first stage that `config` names, {} where it has none.
+
+    It is the one of `config.train.init_from`, or lies at `config.task.first_stage.workdir`.
+
+    Raises:
+      UserError: see `prepare_frozen`.
     """
     if config.train.init_from:
-        with open_start(config, task) as model:
-            return load_frozen(model, mesh, with_conditioner=not task.train_conditioner)
-    settings: Mapping[str, Any] = config.task.first_stage
-    abstract = abstract_frozen(task, config.data.image_size)
-    params = _load_first_stage(settings, mesh) if jax.tree.leaves(abstract.params) else {}
-    factor = settings.get("scale_factor", "auto")
-    if factor != "auto":
-        return Frozen(params, fixed_scale(task.first_stage.model.latent_channels, float(factor)))
-    scale = _measure(
-        task.first_stage, params, stream, settings.get("scale_images", 2048), config.seed
-    )
-    return Frozen(params, scale)
-
-
-def _load_first_stage(settings: Mapping[str, Any], mesh: Mesh) -> PyTree:
-    source = settings["workdir"]
+        with open_start(config, task) as start:
+            return load_component(start, "first_stage", mesh)
+    if not jax.tree.leaves(abstract_frozen(task, config.data.image_size).params):
+        return {}
+    source = config.task.first_stage.workdir
     with open_model(source, for_sampling=False) as model:
         model.check()
-        wanted = build("config.task.first_stage.model", FIRST_STAGES, settings["model"])
         check_same_components(
-            f"config.task.first_stage.workdir={source}", model, {"first_stage": wanted}
+            f"config.task.first_stage.workdir={source}",
+            model,
+            {"first_stage": task.first_stage.model},
         )
         return load_component(model, "first_stage", mesh)
 
 
 def _measure(
-    first_stage: FirstStage, params: PyTree, stream: Stream, num_images: int, seed: int
-) -> LatentScale:
+    first_stage: FirstStage,
+    params: PyTree,
+    stream: Stream,
+    num_images: int,
+    seed: int,
+    mesh: Mesh,
+) -> LatentStatistics:
     key = step_key(seed, 0, Purpose.LATENT_STATISTICS)
 
-    @jax.jit
-    def sums(params, images_u8, indices):
-        images = to_float_images(images_u8)
-        z = first_stage.encode_unscaled(params, images, example_keys(key, indices))
-        return jnp.sum(z, (0, 1, 2)), jnp.sum(jnp.square(z), (0, 1, 2)), z[..., 0].size
+    def encode(params: PyTree, batch: Mapping[str, Any], indices: Array) -> Array:
+        keys = example_keys(key, indices)
+        if "moments" in batch:
+            return first_stage.sample_unscaled(batch["moments"], keys)
+        return first_stage.encode_unscaled(params, to_float_images(batch["image"]), keys)
 
-    seen, count, total, total_square = 0, 0, 0.0, 0.0
+    encode_batch = jax.jit(encode, out_shardings=replicated(mesh))
+    sums, seen = LatentSums(), 0
     while seen < num_images:
-        images = next(stream)["image"]
-        batch_sum, batch_square, size = sums(params, images, seen + jnp.arange(len(images)))
-        seen, count = seen + len(images), count + int(size)
-        total, total_square = total + batch_sum, total_square + batch_square
-    return measure_scale(count, jnp.asarray(total), jnp.asarray(total_square))
+        batch = {k: v for k, v in next(stream).items() if k in ("image", "moments")}
+        (count,) = {len(rows) for rows in batch.values()}
+        indices = seen + np.arange(count, dtype=np.int32)
+        latents = encode_batch(params, *put_rows(mesh, (batch, indices)))
+        sums.add(np.asarray(latents)[: num_images - seen])
+        seen += count
+    return sums.statistics(seed)

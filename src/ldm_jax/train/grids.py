@@ -1,21 +1,26 @@
 """The picture a run shows of itself, always of the same examples and seeds."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ldm_jax.core.types import PyTree
+from ldm_jax.core.types import Array, PyTree
+from ldm_jax.evaluation.reconstruction import difference
 from ldm_jax.parallel.sharding import replicated
-from ldm_jax.tasks.autoencoder import AutoencoderTask
+from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import Task, to_uint8_images
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.sampling import make_sample_fn
 from ldm_jax.train.state import TrainState
+
+_TRIPLES_PER_ROW = 3  # of input, reconstruction and difference
 
 
 class Grid(NamedTuple):
@@ -35,17 +40,27 @@ class Grid(NamedTuple):
 def make_grid(
     config: ConfigDict, task: Task, source: Any, tokenizer: Any, mesh: Mesh
 ) -> Grid | None:
-    """Returns what to draw for this task, or None if `config.sample.grid_images` is 0."""
+    """Returns what to draw for this task, or None if `config.sample.grid_images` is 0.
+
+    Args:
+      config: of the run.
+      task: of the run.
+      source: whose first examples are drawn; held-out ones show more.
+      tokenizer: of the captions, if any.
+      mesh: of the run.
+    """
     count = min(config.sample.grid_images, len(source))
     if count < 1:
         return None
     examples = assemble.build_examples(config, source, tokenizer, np.arange(count))
     if isinstance(task, LatentDiffusionTask):
-        return _samples(config, task, examples, mesh)
-    return _reconstructions(task, examples, mesh) if isinstance(task, AutoencoderTask) else None
+        return _samples(config, task, examples, count, mesh)
+    return _reconstructions(task, examples, mesh) if isinstance(task, FirstStageTask) else None
 
 
-def _samples(config: ConfigDict, task: LatentDiffusionTask, examples: dict, mesh: Mesh) -> Grid:
+def _samples(
+    config: ConfigDict, task: LatentDiffusionTask, examples: dict, count: int, mesh: Mesh
+) -> Grid:
     draw = make_sample_fn(
         task,
         assemble.build_sample_settings(config, task),
@@ -54,7 +69,7 @@ def _samples(config: ConfigDict, task: LatentDiffusionTask, examples: dict, mesh
         check_finite=False,  # a picture is no reason to stop a run; its loss would be
     )
     inputs = {name: examples[name] for name in task.conditioner.inputs}
-    indices = np.arange(len(examples["image"]))
+    indices = np.arange(count)
     return Grid(
         "samples",
         None,
@@ -62,16 +77,16 @@ def _samples(config: ConfigDict, task: LatentDiffusionTask, examples: dict, mesh
     )
 
 
-def _reconstructions(task: AutoencoderTask, examples: dict, mesh: Mesh) -> Grid:
-    reconstruct = jax.jit(
-        lambda params, images: to_uint8_images(task.reconstruct(params, {"image": images})),
-        out_shardings=replicated(mesh),
-    )
+def _reconstructions(task: FirstStageTask, examples: dict, mesh: Mesh) -> Grid:
     images = examples["image"]
+
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def triples(params: PyTree, images: Array) -> Array:
+        found = to_uint8_images(task.reconstruct(params, {"image": images}))
+        return jnp.stack([images, found, difference(images, found)], axis=1)
 
     def draw(state: TrainState, frozen: PyTree) -> np.ndarray:
         del frozen
-        pairs = np.stack([images, np.asarray(reconstruct(state.ema_params, images))], axis=1)
-        return pairs.reshape(-1, *images.shape[1:])
+        return np.asarray(triples(state.ema_params, images)).reshape(-1, *images.shape[1:])
 
-    return Grid("reconstructions", 8, draw)
+    return Grid("reconstructions", 3 * _TRIPLES_PER_ROW, draw)

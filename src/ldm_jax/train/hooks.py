@@ -1,4 +1,4 @@
-"""What a run shows: TensorBoard scalars, a metrics file, image grids, a progress bar."""
+"""What a run shows: TensorBoard scalars, files of metrics, image grids, a progress bar."""
 
 import json
 import math
@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 METRICS_FILE = "metrics.jsonl"
+EVALUATION_FILE = "evaluation.jsonl"
 
 
 def image_grid(images_u8: np.ndarray, columns: int | None = None, border: int = 2) -> np.ndarray:
@@ -40,7 +41,8 @@ class RunLog:
     """Writes to TensorBoard, `metrics.jsonl` and a progress bar, from the first process only.
 
     What an interrupted run wrote after the checkpoint that is resumed will be written again, so
-    it is dropped first: each step has one row.
+    it is dropped first: each step has one row. The evaluation of the resumed step itself may not
+    have been reached, so it is done again.
     """
 
     def __init__(self, workdir: str | Path, total_steps: int, start_step: int, batch_size: int):
@@ -49,6 +51,7 @@ class RunLog:
         if jax.process_index() == 0:
             self._workdir.mkdir(parents=True, exist_ok=True)
             _keep_rows_until(self._workdir / METRICS_FILE, start_step)
+            _keep_rows_until(self._workdir / EVALUATION_FILE, start_step - 1)
             # TensorBoard itself hides what a killed run wrote beyond the step it resumes from.
             self._writer = _summary_writer()(
                 str(self._workdir / "tensorboard"), max_queue=100, purge_step=start_step + 1
@@ -73,13 +76,24 @@ class RunLog:
         images_per_second = steps_per_second * self._batch_size
         if self._writer is not None and self._bar is not None:
             row = {**values, "images_per_second": images_per_second}
-            for name, value in row.items():
-                self._writer.add_scalar(f"train/{name}", value, step)
-            with (self._workdir / METRICS_FILE).open("a") as file:
-                file.write(json.dumps({"step": step, **row}) + "\n")
-            self._bar.set_postfix_str(
-                f"loss {values.get('loss', math.nan):.4f}, {images_per_second:.0f} images/s"
-            )
+            self._write(self._writer, "train", METRICS_FILE, step, row)
+            # One loss, or one of every group.
+            losses = {k: v for k, v in values.items() if k.rpartition("/")[2] == "loss"}
+            shown = [f"{name} {value:.4f}" for name, value in losses.items()]
+            self._bar.set_postfix_str(", ".join([*shown, f"{images_per_second:.0f} images/s"]))
+
+    def scores(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes what an evaluation found, also to `evaluation.jsonl`."""
+        if self._writer is not None:
+            self._write(self._writer, "evaluation", EVALUATION_FILE, step, values)
+
+    def _write(
+        self, writer: Any, group: str, file_name: str, step: int, row: Mapping[str, float]
+    ) -> None:
+        for name, value in row.items():
+            writer.add_scalar(f"{group}/{name}", value, step)
+        with (self._workdir / file_name).open("a") as file:
+            file.write(json.dumps({"step": step, **row}) + "\n")
 
     def images(self, step: int, name: str, images_u8: np.ndarray, columns: int | None) -> None:
         """Writes a grid to TensorBoard and to `workdir/<name>/<step>.png`."""

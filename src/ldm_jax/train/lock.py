@@ -12,11 +12,18 @@ from ldm_jax.core.checks import UserError
 
 
 @contextlib.contextmanager
-def workdir_lock(workdir: str | Path) -> Iterator[None]:
+def workdir_lock(
+    workdir: str | Path, what: str | None = None, doing: str = "training"
+) -> Iterator[None]:
     """Holds `workdir/lock`, from the first process of a run; a dead run holds nothing.
 
+    Args:
+      workdir: a folder, which is made.
+      what: for the message, by default the flag --workdir.
+      doing: likewise.
+
     Raises:
-      UserError: another run trains there.
+      UserError: another run is there.
     """
     if jax.process_index() != 0:
         yield
@@ -29,8 +36,8 @@ def workdir_lock(workdir: str | Path) -> Iterator[None]:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise UserError(
-                    f"--workdir={workdir}: another run is training there. Legal: wait until it "
-                    "ends, or another --workdir."
+                    f"{what or f'--workdir={workdir}'}: another run is {doing} there. Legal: wait "
+                    f"until it ends, or another {(what or '--workdir').partition('=')[0]}."
                 ) from error
             # A file system without locks: nothing is held, as nothing can be.
         yield

@@ -12,6 +12,7 @@ import dataclasses
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +33,17 @@ from ldm_jax.train.checkpoint import (
     check_same_run,
     has_begun,
     read_config,
-    restore_frozen,
     save_frozen,
     write_config,
 )
+from ldm_jax.train.evaluation import Evaluation, make_evaluation
 from ldm_jax.train.exchange import load_component, open_start
-from ldm_jax.train.frozen import abstract_frozen, prepare_frozen
+from ldm_jax.train.frozen import (
+    abstract_frozen,
+    load_perceptual,
+    prepare_frozen,
+    restore_run_frozen,
+)
 from ldm_jax.train.grids import Grid, make_grid
 from ldm_jax.train.hooks import RunLog
 from ldm_jax.train.lock import workdir_lock
@@ -46,6 +52,27 @@ from ldm_jax.train.preflight import check_run
 from ldm_jax.train.signals import Interrupted, StopRequest
 from ldm_jax.train.state import TrainState
 from ldm_jax.train.step import compile_train_step, init_state, make_train_step
+
+
+class Watch(NamedTuple):
+    """What looks at a run from time to time, and always at the last step; each may be None."""
+
+    evaluation: Evaluation | None
+    grid: Grid | None
+
+    def score(self, config: ConfigDict, step: int, state: TrainState, log: RunLog) -> None:
+        """Evaluates where it is due."""
+        due = step == config.train.steps or step % max(1, config.evaluation.every) == 0
+        if self.evaluation is not None and due:
+            log.scores(step, self.evaluation.run(state))
+
+    def draw(
+        self, config: ConfigDict, step: int, state: TrainState, frozen: PyTree, log: RunLog
+    ) -> None:
+        """Draws where it is due."""
+        due = step == config.train.steps or step % config.train.sample_every == 0
+        if self.grid is not None and due:
+            log.images(step, self.grid.name, self.grid.draw(state, frozen), self.grid.columns)
 
 
 def train(config: ConfigDict, workdir: str | Path) -> TrainState:
@@ -65,22 +92,22 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     assemble.check_tokenizer(task, tokenizer)
     spec = assemble.batch_spec(config, task, config.train.batch_size)
     optimizers, learning_rate = assemble.build_optimizers(config, task)
-    source = assemble.build_source(config)
+    source, held_out = assemble.build_source(config)
     assemble.check_classes(task, source)
 
     def init() -> TrainState:
         return init_state(task, optimizers, step_key(config.seed, 0, Purpose.PARAMS), spec)
 
+    abstract = jax.eval_shape(init)  # raises where a network cannot take these images
     stream = assemble.build_stream(config, source, task, tokenizer)
     with jax.set_mesh(mesh), workdir_lock(workdir):
         begun = has_begun(workdir)
         if begun:
             _check_begun(config, workdir)
-            frozen = _restore_frozen(config, workdir, task, mesh)
+            frozen = restore_run_frozen(config, task, workdir, mesh, for_training=True)
         else:
             write_config(workdir, config)
             frozen = _prepare_frozen(config, workdir, task, mesh, source, tokenizer)
-        abstract = jax.eval_shape(init)
         checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
         state = _restore_or_init(config, mesh, task, checkpoints, stream, abstract, init)
         if begun:
@@ -93,9 +120,12 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             max_ema_decay=config.train.ema_decay,
         )
         step_fn = compile_train_step(train_step, mesh, abstract, frozen)
-        grid = make_grid(config, task, source, tokenizer, mesh)
+        watch = Watch(
+            make_evaluation(config, task, held_out, mesh, abstract, frozen),
+            make_grid(config, task, held_out or source, tokenizer, mesh),
+        )
         state = _run(
-            config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, grid
+            config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, watch
         )
     if tokenizer is not None and tokenizer.truncated:
         logging.warning(
@@ -103,7 +133,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         )
     quarantine = getattr(source, "quarantine", {})
     if quarantine:
-        logging.warning("%d of %d files were quarantined", len(quarantine), len(source))
+        logging.warning("%d files were quarantined", len(quarantine))
     return state
 
 
@@ -128,19 +158,18 @@ def _check_begun(config: ConfigDict, workdir) -> None:
 def _prepare_frozen(
     config: ConfigDict, workdir, task: Task, mesh: Mesh, source, tokenizer
 ) -> PyTree:
-    if not isinstance(task, LatentDiffusionTask):
+    if not jax.tree.leaves(abstract_frozen(task, config.data.image_size)):
         return {}
+    if not isinstance(task, LatentDiffusionTask):
+        perceptual = load_perceptual(config, mesh)
+        save_frozen(workdir, perceptual)
+        return perceptual
     # Every process measures the same whole batches, so all find the same numbers.
     stream = assemble.build_stream(config, source, task, tokenizer, whole=True)
-    frozen = prepare_frozen(config, task, stream, mesh)
+    frozen, record = prepare_frozen(config, task, stream, mesh)
     frozen = jax.device_put(frozen, shardings(mesh, frozen))
-    save_frozen(workdir, frozen)
+    save_frozen(workdir, frozen, record)
     return frozen
-
-
-def _restore_frozen(config: ConfigDict, workdir, task: Task, mesh: Mesh) -> PyTree:
-    abstract = abstract_frozen(task, config.data.image_size)
-    return restore_frozen(workdir, placed(mesh, abstract)) if abstract else {}
 
 
 def _restore_or_init(
@@ -163,12 +192,16 @@ def _restore_or_init(
 
 
 def _start_from(config: ConfigDict, mesh: Mesh, task: Task, state: TrainState) -> TrainState:
-    """Returns a fresh state with the parameters of another model, averages included."""
+    """Returns a fresh state with the parameters of another model, averages included.
+
+    Of a first stage, a discriminator starts afresh: no model comes with one.
+    """
     with open_start(config, task) as model:
         if isinstance(task, LatentDiffusionTask):
             params = {name: load_component(model, name, mesh) for name in state.params}
         else:
-            params = {"autoencoder": load_component(model, "first_stage", mesh)}
+            autoencoder = load_component(model, "first_stage", mesh)
+            params = {**state.params, "autoencoder": autoencoder}
     logging.info("starting from %s", config.train.init_from)
     return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
 
@@ -183,13 +216,15 @@ def _run(
     step_fn,
     checkpoints: Checkpoints,
     learning_rate,
-    grid: Grid | None,
+    watch: Watch,
 ) -> TrainState:
     settings = config.train
     start = int(state.step)
     log = RunLog(workdir, settings.steps, start, settings.batch_size)
     window, since = MetricWindow(), (time.monotonic(), start)
     with StopRequest() as stop, closing(checkpoints), closing(log):
+        if start:
+            watch.score(config, start, state, log)  # a kill may have come between saving and it
         for step in range(start + 1, settings.steps + 1):
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = step_fn(state, frozen, put_batch(mesh, next(stream)))
@@ -211,6 +246,6 @@ def _run(
                     f"stopped at step {step} of {settings.steps} and saved; "
                     "the same command goes on from there."
                 )
-            if grid is not None and (last or step % settings.sample_every == 0):
-                log.images(step, grid.name, grid.draw(state, frozen), grid.columns)
+            watch.score(config, step, state, log)
+            watch.draw(config, step, state, frozen, log)
     return state

@@ -13,11 +13,15 @@ from ldm_jax.core.config import check_fields
 from ldm_jax.core.defaults import base_config
 from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.pipeline import make_stream
+from ldm_jax.interop.inception_weights import load_inception
+from ldm_jax.interop.lpips_weights import load_lpips
+from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
-from ldm_jax.train.checkpoint import read_config
+from ldm_jax.train.checkpoint import has_begun, has_frozen, read_config
+from ldm_jax.train.evaluation import check_evaluation
 from ldm_jax.train.exchange import open_model, open_start
-from ldm_jax.train.frozen import abstract_frozen
+from ldm_jax.train.frozen import SCALE_IMAGES, abstract_frozen
 
 _AT_LEAST_ONE = {
     "train": (
@@ -54,6 +58,7 @@ def check_config(config: ConfigDict) -> Any:
     _check_group("config", config, [*known, "task", "data"])
     _check_group("config.train", config.train, known.train)
     _check_group("config.sample", config.sample, known.sample)
+    _check_group("config.evaluation", config.evaluation, known.evaluation)
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed}: legal is 0 to 2^32 - 1.")
     _check_data(config.data)
@@ -65,7 +70,13 @@ def check_config(config: ConfigDict) -> Any:
     _check_ranges(config)
     if isinstance(task, LatentDiffusionTask):
         assemble.build_sample_settings(config, task)
+    elif config.data.get("latent_cache"):
+        raise UserError(
+            f"config.data.latent_cache={config.data.latent_cache}: {config.task.name} trains on "
+            "images. Legal: with task.name=latent_diffusion only."
+        )
     _check_channels(config.data.get("channels", 3), task)
+    check_evaluation(config, task)
     return task
 
 
@@ -111,20 +122,52 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
     assemble.check_inputs(config, task)
     if (Path(workdir) / "config.json").is_file():
         read_config(workdir)
-    first_stage = config.task.get("first_stage")
-    if first_stage is None or (Path(workdir) / "frozen").is_dir():
+    _check_judges(config, task, workdir)
+    if not isinstance(task, LatentDiffusionTask):
+        _check_start(config, task, workdir)
+        return
+    if has_frozen(workdir):
         return  # a run keeps its own copy of the first stage
-    if config.train.init_from:
-        open_start(config, task).close()
-        return  # it brings its own
-    if config.task.get("train_conditioner") is False:
+    if not config.train.init_from and not task.train_conditioner:
         raise UserError(
             "config.task.train_conditioner=False: a frozen conditioner needs its weights. Legal: "
             "--config.train.init_from=MODEL, such as a diffusers folder of Stable Diffusion."
         )
+    _check_first_stage_weights(config, task)
+
+
+def check_encode(
+    config: ConfigDict, out: str | Path, per_device_batch: int, examples_per_shard: int
+) -> LatentDiffusionTask:
+    """Returns the task of a configuration whose data are to be encoded to a folder.
+
+    Raises:
+      UserError: anything that would stop it, as far as it shows without data.
+    """
+    check_folder("--out", out)
+    sizes = {"--per_device_batch": per_device_batch, "--examples_per_shard": examples_per_shard}
+    for flag, value in sizes.items():
+        if value < 1:
+            raise UserError(f"{flag}={value}: legal is 1 or more.")
+    task = check_config(config)
+    if not isinstance(task, LatentDiffusionTask):
+        raise UserError(
+            f"config.task.name={config.task.name}: has no first stage to encode with. Legal: the "
+            "config of a latent_diffusion model."
+        )
+    _check_crop(config.data)
+    _check_first_stage_weights(config, task)
+    return task
+
+
+def _check_first_stage_weights(config: ConfigDict, task: LatentDiffusionTask) -> None:
+    """Raises UserError unless the first stage that `config` names is there."""
+    if config.train.init_from:
+        open_start(config, task).close()
+        return  # it brings its own
     if not jax.tree.leaves(abstract_frozen(task, config.data.image_size).params):
         return  # pixel space
-    source = first_stage.get("workdir")
+    source = config.task.first_stage.get("workdir")
     if not source:
         raise UserError(
             "config.task.first_stage.workdir: not given; expected the --workdir of a trained "
@@ -134,6 +177,30 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
         open_model(source, for_sampling=False).close()
     except UserError as error:
         raise UserError(f"config.task.first_stage.workdir={error}") from error
+
+
+def _check_judges(config: ConfigDict, task: Any, workdir: str | Path) -> None:
+    """Raises UserError unless the weights of the losses and metrics of a first stage are there."""
+    metrics = config.evaluation.metrics if config.evaluation.every else ()
+    if isinstance(task, AdversarialAutoencoderTask) and task.perceptual_weight:
+        if not has_frozen(workdir):  # a run keeps its own
+            load_lpips(config.train.lpips_weights)
+    elif "lpips" in metrics:
+        load_lpips(config.train.lpips_weights)
+    if "rfid" in metrics:
+        load_inception(config.train.inception_weights)
+
+
+def _check_start(config: ConfigDict, task: Any, workdir: str | Path) -> None:
+    """Raises UserError unless a new first stage can begin with `config.train.init_from`."""
+    if not config.train.init_from or has_begun(workdir):
+        return
+    if config.task.get("code_init") == "data":
+        raise UserError(
+            "config.task.code_init='data' would replace the codebook of config.train.init_from. "
+            "Legal: uniform, which leaves it as it is."
+        )
+    open_start(config, task).close()
 
 
 def check_folder(what: str, path: str | Path) -> None:
@@ -169,14 +236,35 @@ def _check_data(data: ConfigDict) -> None:
         raise UserError("config.data: needs image_size, in pixels, such as 32.")
     if data.get("num_epochs") is not None:
         raise UserError("config.data.num_epochs: a run ends at train.steps. Legal: not given.")
-    streams = {k: v for k, v in data.items() if k not in ("source", "tokenizer")}
-    check_fields("config.data", make_stream, streams)
+    _check_holdout(data.get("holdout"))
+    check_fields("config.data", make_stream, assemble.transform_settings(data))
+    cache = data.get("latent_cache")
+    if not isinstance(cache, str | None):
+        raise UserError(f"config.data.latent_cache={cache!r}: expected a folder of encode.")
+    if cache:
+        _check_crop(data)
     _check_plug_in("config.data.source", SOURCES, data.get("source", {}))
+    if data.get("evaluation_source"):
+        _check_plug_in("config.data.evaluation_source", SOURCES, data.evaluation_source)
     tokenizer = data.get("tokenizer")
     if tokenizer:
         _check_plug_in("config.data.tokenizer", TOKENIZERS, tokenizer)
         if "length" not in tokenizer:
             raise UserError("config.data.tokenizer: needs length, in tokens, such as 77.")
+
+
+def _check_holdout(holdout: Any) -> None:
+    whole = isinstance(holdout, int) and not isinstance(holdout, bool)
+    if holdout is not None and not (whole and holdout >= 0):
+        raise UserError(f"config.data.holdout={holdout!r}: legal is a whole number, 0 or more.")
+
+
+def _check_crop(data: ConfigDict) -> None:
+    if data.get("random_crop"):
+        raise UserError(
+            "config.data.random_crop=True: a latent cache holds one crop of each image. Legal: "
+            "False, or training on images."
+        )
 
 
 def _check_plug_in(what: str, registry: Mapping[str, Any], config: Mapping[str, Any]) -> None:
@@ -191,15 +279,20 @@ def _check_first_stage(settings: Mapping[str, Any]) -> None:
         model: ConfigDict,
         workdir: str | None = None,
         scale_factor: str | float = "auto",
-        scale_images: int = 2048,
+        scale_images: int = SCALE_IMAGES,
     ) -> None:
         """Serves as the schema."""
 
     check_fields("config.task.first_stage", first_stage, settings)
     factor = settings.get("scale_factor", "auto")
-    if factor != "auto" and not (isinstance(factor, int | float) and factor > 0):
+    if factor not in ("auto", "std") and not (isinstance(factor, int | float) and factor > 0):
         raise UserError(
-            f"config.task.first_stage.scale_factor={factor!r}: legal is 'auto' or a number > 0."
+            f"config.task.first_stage.scale_factor={factor!r}: legal is 'auto', 'std' or a number "
+            "> 0."
+        )
+    if settings.get("scale_images", 1) < 1:
+        raise UserError(
+            f"config.task.first_stage.scale_images={settings['scale_images']}: legal is 1 or more."
         )
     if "model" not in settings:
         raise UserError("config.task.first_stage: needs model, as the autoencoder's config has it.")

@@ -12,7 +12,7 @@ from ldm_jax.core.axes import BATCH_AXES
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
 from ldm_jax.parallel.mesh import batch_shards
-from ldm_jax.parallel.sharding import put_batch, replicated
+from ldm_jax.parallel.sharding import put_rows, replicated
 from ldm_jax.tasks.base import to_uint8_images
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train.assemble import SampleSettings
@@ -92,7 +92,7 @@ def make_sample_fn(
             rows = np.arange(start, min(start + bucket, len(indices)))
             padded = np.concatenate([rows, np.full(bucket - len(rows), rows[-1])])
             mine = jax.tree.map(lambda x, p=padded: np.asarray(x)[p], (dict(batch), z_T, indices))
-            inputs, noise, numbers = _put(mesh, mine)
+            inputs, noise, numbers = put_rows(mesh, mine)
             with jax.set_mesh(mesh):
                 out, finite = compiled(params, frozen, inputs, noise, np.uint32(seed), numbers)
             if check_finite and not np.all(finite):
@@ -106,10 +106,3 @@ def make_sample_fn(
         return np.concatenate(images)
 
     return draw
-
-
-def _put(mesh: Mesh, rows):
-    """Every process holds all rows of a bucket; each hands over those of its own devices."""
-    count, index = jax.process_count(), jax.process_index()
-    local = jax.tree.map(lambda x: np.split(x, count)[index], rows)
-    return put_batch(mesh, local)

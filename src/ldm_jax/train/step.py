@@ -47,8 +47,10 @@ def make_train_step(
 
     Each loss group differentiates its own parameters on the whole batch, in `accumulation` equal
     micro-batches whose gradients are averaged, and takes one optimizer update; then the average
-    follows all parameters. The result does not depend on `accumulation` but for rounding, since
-    random keys belong to examples; only a dropout mask is drawn per micro-batch.
+    follows all parameters. Random keys belong to examples, so the result does not depend on
+    `accumulation` but for rounding and for what a task takes from a batch as a whole: dropout
+    masks; and in an adversarial first stage BatchNorm's statistics, the adaptive weight and the
+    use of codes.
 
     Args:
       task: the losses.
@@ -71,6 +73,8 @@ def make_train_step(
                     gradients, opt_state[group], trained
                 )
                 params |= cast(dict, optax.apply_updates(trained, updates))
+                params, mutable = task.revise(group, params, mutable, state.step)
+                params = dict(params)
             prefix = "" if len(task.groups) == 1 else f"{group}/"
             metrics |= {f"{prefix}{name}": value for name, value in output.items()}
             metrics[f"{prefix}grad_norm"] = optax.tree.norm(gradients)

@@ -30,6 +30,9 @@ def test_purposes_keep_their_numbers():
         "SAMPLE_INIT": 6,
         "SAMPLE_STEP": 7,
         "LATENT_STATISTICS": 8,
+        "LPIPS_DROPOUT": 9,
+        "DISCRIMINATOR_POSTERIOR": 10,
+        "CODE_REVIVAL": 11,
     }
 
 

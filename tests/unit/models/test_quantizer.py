@@ -2,7 +2,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ldm_jax.models.quantizer import codebook_loss, nearest_codes, quantize, straight_through
+from ldm_jax.models import quantizer
+from ldm_jax.models.quantizer import (
+    code_shares,
+    codebook_loss,
+    nearest_codes,
+    perplexity,
+    quantize,
+    straight_through,
+)
 
 
 def test_nearest_codes_are_flat_and_equal_an_exhaustive_search():
@@ -14,6 +22,30 @@ def test_nearest_codes_are_flat_and_equal_an_exhaustive_search():
     np.testing.assert_array_equal(found, distances.argmin(-1))
     expected = codebook[distances.argmin(-1)].reshape(z.shape)
     np.testing.assert_allclose(quantize(jnp.asarray(z), jnp.asarray(codebook)), expected, rtol=1e-6)
+
+
+def test_many_codes_are_searched_in_pieces_with_the_same_result(monkeypatch):
+    rng = np.random.default_rng(1)
+    z, codebook = rng.normal(size=(2, 6, 4, 3)), rng.normal(size=(50, 3))
+    whole = nearest_codes(jnp.asarray(z), jnp.asarray(codebook))
+    for limit in (1, 2 * 4 * 50 * 2, 2 * 4 * 50 * 5):
+        monkeypatch.setattr(quantizer, "_MAX_DISTANCES", limit)
+        pieces = jax.jit(lambda z, e: nearest_codes(z, e))(jnp.asarray(z), jnp.asarray(codebook))
+        np.testing.assert_array_equal(pieces, whole)
+
+
+def test_sixteen_thousand_codes_fit_in_two_gibibytes():
+    z = jax.ShapeDtypeStruct((8, 64, 64, 8), jnp.float32)
+    codebook = jax.ShapeDtypeStruct((16_384, 8), jnp.float32)
+    compiled = jax.jit(nearest_codes).lower(z, codebook).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2**30
+
+
+def test_shares_and_perplexity():
+    shares = code_shares(jnp.array([0, 0, 3, 3]), 5)
+    np.testing.assert_allclose(shares, [0.5, 0, 0, 0.5, 0])
+    np.testing.assert_allclose(perplexity(shares), 2.0, rtol=1e-5)
+    np.testing.assert_allclose(perplexity(jnp.full((7,), 1 / 7)), 7.0, rtol=1e-5)
 
 
 def test_loss_of_the_facts_sheet():

@@ -46,7 +46,10 @@ def loss_and_gradient(remat):
     def loss(variables):
         return jnp.mean(jnp.square(model.apply(variables, *inputs(), deterministic=False)))
 
-    return jax.jit(jax.value_and_grad(loss))(random_variables())
+    # Half the effort of compiling: rematerialisation is decided before it.
+    quick = {"xla_backend_optimization_level": 0}
+    variables = random_variables()
+    return jax.jit(jax.value_and_grad(loss)).lower(variables).compile(quick)(variables)
 
 
 @pytest.mark.parametrize(

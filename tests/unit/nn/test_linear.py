@@ -55,3 +55,24 @@ def test_compute_type_is_bfloat16_and_parameters_stay_float32():
     variables = conv.init(jax.random.key(0), x)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert conv.apply(variables, x).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_maps_smaller_than_the_kernel_are_convolved_alike(size):
+    x = jax.random.normal(jax.random.key(0), (3, size, size, 5))
+    layer = Conv(7)
+    variables = layer.init(jax.random.key(1), x)
+
+    def expected(params, x):
+        y = jax.lax.conv_general_dilated(
+            x, params["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return y + params["bias"].reshape(1, 1, 1, -1)
+
+    def got(params, x):
+        return layer.apply({"params": params}, x)
+
+    weights = jax.random.normal(jax.random.key(2), (3, size, size, 7))
+    for f in (lambda f: f, lambda f: jax.grad(lambda p, x: jnp.sum(weights * f(p, x)), (0, 1))):
+        a, b = f(got)(variables["params"], x), f(expected)(variables["params"], x)
+        jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, atol=2e-5), a, b)

@@ -47,6 +47,11 @@ from ldm_jax.parallel.sharding import (
         # The first stage's single head is not split.
         ("params/encoder/mid_attn/attn/to_q/kernel", (32, 32), P("fsdp", None)),
         ("params/autoencoder/decoder/mid_attn/attn/to_q/bias", (32,), P("fsdp")),
+        # A part of a tree is laid out as it is within the whole.
+        ("encoder/mid_attn/attn/to_q/kernel", (32, 32), P("fsdp", None)),
+        ("decoder/mid_attn/attn/to_q/bias", (32,), P("fsdp")),
+        ("to_q/kernel", (64, 32), P("fsdp", "tensor")),
+        ("out/kernel", (256, 64), P("tensor", "fsdp")),
     ],
 )
 def test_partition_spec(name, shape, spec):

@@ -1,24 +1,23 @@
 """Scaled latents."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.core.checks import UserError
 from ldm_jax.models import Autoencoder, IdentityFirstStage, VQAutoencoder
 from ldm_jax.tasks.first_stage import (
     FirstStage,
     Frozen,
     LatentScale,
     fixed_scale,
-    measure_scale,
 )
 
 MODEL = Autoencoder(
     channels=4, channel_mult=(1, 2), num_res_blocks=0, num_groups=2, embed_dim=2, z_channels=2
+)
+VQ = VQAutoencoder(
+    channels=4, channel_mult=(1, 2), num_res_blocks=0, num_groups=2, embed_dim=2, num_codes=5
 )
 
 
@@ -68,34 +67,28 @@ def test_latent_shape():
     assert FirstStage(MODEL).latent_shape(8, 12) == (4, 6, 2)
 
 
-def test_measured_scale_whitens_each_channel():
-    values = np.random.default_rng(3).standard_normal((5000, 2)) * [3.0, 0.5] + [1.0, -2.0]
-    values = values.astype(np.float32)
-    total, square = jnp.asarray(values.sum(0)), jnp.asarray((values**2).sum(0))
-    scale = measure_scale(5000, total, square)
-    white = (values - np.asarray(scale.shift)) * np.asarray(scale.scale)
-    np.testing.assert_allclose(white.mean(0), 0, atol=1e-4)
-    np.testing.assert_allclose(white.std(0), 1, atol=1e-4)
-
-
-def test_a_collapsed_channel_is_refused():
-    text = (
-        "first stage: latent variance per channel is [1.0, 0.0]; expected positive. "
-        "The first stage looks untrained or collapsed."
-    )
-    with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
-        measure_scale(4, jnp.array([0.0, 8.0]), jnp.array([4.0, 16.0]))
-    with pytest.raises(UserError, match="looks untrained"):
-        measure_scale(4, jnp.array([jnp.nan]), jnp.array([1.0]))
+@pytest.mark.parametrize("model", [MODEL, VQ, IdentityFirstStage()], ids=["kl", "vq", "identity"])
+def test_moments_are_all_that_latents_follow_from(model):
+    first_stage = FirstStage(model)
+    shapes = jax.eval_shape(lambda: first_stage.init(jax.random.key(0), 4))
+    draw = np.random.default_rng(5)
+    params = jax.tree.map(lambda x: (0.3 * draw.normal(size=x.shape)).astype(np.float32), shapes)
+    keys = jax.random.split(jax.random.key(3), 2)
+    moments = first_stage.moments(params, IMAGES)
+    assert moments.shape[1:] == first_stage.moments_shape(4, 4)
+    assert moments.dtype == jnp.float32
+    latents = first_stage.sample_unscaled(moments, keys)
+    assert latents.shape[1:] == first_stage.latent_shape(4, 4)
+    expected = model.apply({"params": params}, IMAGES, method="encode")
+    eps = np.stack([jax.random.normal(key, latents.shape[1:]) for key in keys])
+    np.testing.assert_allclose(latents, expected.sample(eps), rtol=1e-6, atol=1e-6)
 
 
 SCALE = LatentScale(jnp.array([0.5, -1.0]), jnp.array([2.0, 0.25]))
 
 
 def test_latents_of_a_quantising_model_are_scaled_before_quantisation():
-    model = VQAutoencoder(
-        channels=4, channel_mult=(1, 2), num_res_blocks=0, num_groups=2, embed_dim=2, num_codes=5
-    )
+    model = VQ
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), IMAGES, None))["params"]
     draw = np.random.default_rng(4)
     params = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(np.float32), shapes)

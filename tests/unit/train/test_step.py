@@ -34,6 +34,9 @@ class Regression:
         calls = {"calls": mutable["calls"] + 1}
         return LossOutput(jnp.mean(jnp.square(error)), metrics, calls)
 
+    def revise(self, group, params, mutable, step):
+        return params, mutable
+
 
 class TwoPlayers(Regression):
     """Group `a` trains w_a given w_b; group `b` then trains w_b given the new w_a."""

@@ -1,0 +1,206 @@
+"""Images as a first stage sees them: posterior moments on disk, written once, read in training.
+
+folder/cache.json                          what was encoded, with what, and how it is laid out
+folder/moments-00000-of-00012.array_record a shard; under a name in .part until it is whole
+
+A record is one line of JSON (class and text, where the source has them) and the raw moments, so
+that nothing in a file can execute.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldm_jax.core.checks import UserError, read_text
+
+MANIFEST = "cache.json"
+_FORMAT = 1
+_DTYPE = np.dtype("<f4")
+_LABELS: dict[str, type] = {"class": int, "text": str}
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What a cache is.
+
+    Attributes:
+      key: what its numbers follow from, JSON values by field: `first_stage` (a hash), the
+        preprocessing, `num_examples` and what else tells sources apart; see
+        `ldm_jax.train.cache_key`.
+      shape: (k, h, w, m) of an example's moments: k = 2 with the mirror image, otherwise 1.
+      examples_per_shard: the last one may have fewer.
+      class_names: of the source.
+    """
+
+    key: Mapping[str, Any]
+    shape: tuple[int, ...]
+    examples_per_shard: int
+    class_names: tuple[str, ...] | None = None
+
+    @property
+    def num_examples(self) -> int:
+        """Examples in all shards of a complete cache."""
+        return int(self.key["num_examples"])
+
+    @property
+    def num_shards(self) -> int:
+        """Files of a complete cache."""
+        return math.ceil(self.num_examples / self.examples_per_shard)
+
+    def shard(self, number: int) -> tuple[str, range]:
+        """Returns the file name and the examples of a shard."""
+        start = number * self.examples_per_shard
+        stop = min(start + self.examples_per_shard, self.num_examples)
+        return f"moments-{number:05d}-of-{self.num_shards:05d}.array_record", range(start, stop)
+
+    def write(self, folder: Path) -> None:
+        """Writes cache.json, under a temporary name until it is whole."""
+        temporary = folder / f"{MANIFEST}.tmp"
+        fields = {"format": _FORMAT, **dataclasses.asdict(self)}
+        temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(folder / MANIFEST)
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Returns what a cache is, complete or not.
+
+    Raises:
+      UserError: there is none, or cache.json is damaged or of another version.
+    """
+    path = Path(folder).expanduser() / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{path}: not found; expected a folder that 'ldm-jax encode' wrote.")
+    try:
+        fields = json.loads(read_text(path, "latent cache"))
+        version = fields.pop("format")
+        if version == _FORMAT:
+            names = fields.pop("class_names")
+            manifest = Manifest(
+                key=dict(fields.pop("key")),
+                shape=tuple(map(int, fields.pop("shape"))),
+                class_names=None if names is None else tuple(map(str, names)),
+                **{name: int(value) for name, value in fields.items()},
+            )
+            if min(*manifest.shape, manifest.num_examples, manifest.examples_per_shard) < 1:
+                raise ValueError("a size below 1")
+            return manifest
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: damaged ({type(error).__name__}: {error}).") from error
+    raise UserError(f"{path}: format {version!r}. Legal: {_FORMAT}, by encoding into a new folder.")
+
+
+def pack(moments: np.ndarray, labels: Mapping[str, Any]) -> bytes:
+    """Returns a record.
+
+    Args:
+      moments: [k, h, w, m].
+      labels: class and text, if any.
+    """
+    return json.dumps(labels).encode() + b"\n" + moments.astype(_DTYPE).tobytes()
+
+
+def unpack(record: bytes, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Returns moments, float32 of that shape, and labels; the inverse of `pack`.
+
+    Raises:
+      ValueError: it is no such record.
+    """
+    end = record.find(b"\n")
+    labels = json.loads(record[: max(end, 0)])
+    moments = np.frombuffer(record, _DTYPE, offset=end + 1).reshape(shape)
+    if not isinstance(labels, dict):
+        raise ValueError("no labels")
+    for name, value in labels.items():
+        if not isinstance(value, _LABELS.get(name, ())):
+            raise ValueError(f"a label {name!r}")
+    return {"moments": moments, **labels}
+
+
+def write_shard(path: Path, records: Iterable[bytes]) -> None:
+    """Writes one shard, under a temporary name until it is whole."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    part = path.with_name(f"{path.name}.part")
+    writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")  # noise does not compress
+    try:
+        for record in records:
+            writer.write(record)
+    finally:
+        writer.close()
+    part.replace(path)
+
+
+def count_records(path: Path) -> int:
+    """Returns the records of a shard; 0 if it is missing or damaged."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    if not path.is_file():
+        return 0
+    try:
+        reader = ArrayRecordReader(str(path))
+        count = reader.num_records()
+        reader.close()  # raises whatever was wrong
+    except RuntimeError:
+        return 0
+    return count
+
+
+class LatentCache:
+    """Moments in place of the images of a source, from a folder of `ldm-jax encode`.
+
+    Example i is that of the source: `moments` float32 [k, h, w, m], the image's and, if k = 2, its
+    mirror image's; and `class` and `text` as the source has them.
+
+    Args:
+      path: the folder.
+
+    Raises:
+      UserError: it is no cache, or not complete.
+    """
+
+    def __init__(self, path: str):
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+        self.path = path
+        self._manifest = manifest = read_manifest(path)
+        self.class_names = manifest.class_names
+        folder = Path(path).expanduser()
+        files = [folder / manifest.shard(number)[0] for number in range(manifest.num_shards)]
+        there = sum(file.is_file() for file in files)
+        if there < len(files):
+            raise UserError(
+                f"{path}: the cache is not complete, {there} of {len(files)} shards are there. "
+                "Legal: the command 'ldm-jax encode' that began it, again."
+            )
+        try:
+            self._records = ArrayRecordDataSource([str(file) for file in files])
+            found = len(self._records)
+            if found != manifest.num_examples:
+                raise RuntimeError(f"{found} records, expected {manifest.num_examples}")
+        except RuntimeError as error:
+            raise UserError(
+                f"{path}: a shard is damaged ({error}). Legal: the command 'ldm-jax encode' that "
+                "wrote it, again."
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"LatentCache(path={self.path!r})"
+
+    def __len__(self) -> int:
+        return self._manifest.num_examples
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Returns moments, and class and text where the source has them."""
+        try:
+            return unpack(self._records[int(index)], self._manifest.shape)
+        except (ValueError, RuntimeError) as error:
+            shard, _ = self._manifest.shard(int(index) // self._manifest.examples_per_shard)
+            raise UserError(
+                f"{self.path}: example {index} is damaged ({error}). Legal: without {shard}, the "
+                "command 'ldm-jax encode' that wrote it, again."
+            ) from error

@@ -1,0 +1,57 @@
+"""A source divided in two: what is trained on, and what is held out."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.data.source import Source
+
+_SEED = 0  # not the run's: all runs on the same data hold out the same examples
+
+
+class Subset:
+    """Some examples of a source, as a source.
+
+    Attributes:
+      class_names: as in the whole.
+    """
+
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
+        self._source, self._indices = source, np.asarray(indices)
+        self.class_names = source.class_names
+
+    def __repr__(self) -> str:
+        first = ", ".join(map(str, self._indices[:3]))
+        return f"Subset({self._source!r}, {len(self)} examples: {first}, …)"
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._source[int(self._indices[index])]
+
+    @property
+    def quarantine(self) -> Mapping[str, str]:
+        """The files of the whole source that could not be read."""
+        return getattr(self._source, "quarantine", {})
+
+
+def split(source: Source, holdout: int) -> tuple[Source, Source]:
+    """Returns (what is left, `holdout` examples), each in the source's order.
+
+    Which are held out depends on the number of examples and on `holdout` alone, and a larger
+    `holdout` holds out the same and more.
+
+    Raises:
+      UserError: nothing would be left.
+    """
+    if not 0 < holdout < len(source):
+        raise UserError(
+            f"config.data.holdout={holdout}, of {len(source)} examples. Legal: 0 to "
+            f"{len(source) - 1}."
+        )
+    # A bit generator's raw stream is fixed for ever; NumPy's shuffles are not.
+    order = np.argsort(np.random.PCG64(_SEED).random_raw(len(source)), kind="stable")
+    return Subset(source, np.sort(order[holdout:])), Subset(source, np.sort(order[:holdout]))
