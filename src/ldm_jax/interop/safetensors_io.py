@@ -19,7 +19,13 @@ import ml_dtypes
 import numpy as np
 
 from ldm_jax.core.checks import UserError, check_in, check_shape, read_text
-from ldm_jax.interop.tensors import MAX_DIMENSIONS, TensorInfo, check_file, read_bytes
+from ldm_jax.interop.tensors import (
+    MAX_DIMENSIONS,
+    TensorInfo,
+    are_sizes,
+    check_file,
+    read_bytes,
+)
 
 DTYPES: dict[str, np.dtype] = {
     "F64": np.dtype(np.float64),
@@ -302,7 +308,7 @@ def _nbytes(info: TensorInfo) -> int:
 def _are_sizes(value: Any) -> bool:
     if not isinstance(value, list) or len(value) > MAX_DIMENSIONS:
         return False
-    return all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+    return are_sizes(value)
 
 
 def _is_text_map(value: Any) -> TypeGuard[dict[str, str]]:

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -84,3 +84,13 @@ def read_bytes(file: io.RawIOBase | io.BufferedIOBase, count: int) -> np.ndarray
             raise EOFError(f"{count - done} of {count} bytes are missing")
         done += got
     return data
+
+
+def are_sizes(values: Iterable[Any]) -> bool:
+    """Returns whether foreign numbers are whole, not negative, and of 64 bits."""
+    return all(type(n) is int and 0 <= n < 1 << 63 for n in values)
+
+
+def one_line(text: Any) -> str:
+    """Returns foreign text cut to one printable line."""
+    return ascii(str(text))[1:-1][:120]

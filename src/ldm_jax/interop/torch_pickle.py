@@ -27,7 +27,14 @@ import ml_dtypes
 import numpy as np
 
 from ldm_jax.core.checks import UserError
-from ldm_jax.interop.tensors import MAX_DIMENSIONS, TensorInfo, check_file, read_bytes
+from ldm_jax.interop.tensors import (
+    MAX_DIMENSIONS,
+    TensorInfo,
+    are_sizes,
+    check_file,
+    one_line,
+    read_bytes,
+)
 
 _LEGAL = "Legal: tensors, numbers, text, and what PyTorch Lightning adds to them."
 RESAVE = "Legal: a state_dict saved by torch.save of torch 1.6 or later, or a .safetensors file."
@@ -99,7 +106,7 @@ class TorchFile:
             count = _extent(size, stride) * itemsize
             data = self._read_storage(storage.key, offset * itemsize, count)
         except _BAD_ZIP as error:
-            raise UserError(f"{self.path}: {key!r} is damaged: {_one_line(error)}.") from error
+            raise UserError(f"{self.path}: {key!r} is damaged: {one_line(error)}.") from error
         strides = [step * itemsize for step in stride]
         return np.asarray(np.ndarray(size, storage.dtype, data, strides=strides), order="C")
 
@@ -157,7 +164,7 @@ class TorchFile:
         try:
             return self._zip.read(name)
         except _BAD_ZIP as error:
-            raise UserError(f"{name} is damaged: {_one_line(error)}.") from error
+            raise UserError(f"{name} is damaged: {one_line(error)}.") from error
 
     def _read_objects(self, top: Any) -> None:
         if not isinstance(top, dict):
@@ -356,7 +363,7 @@ class _Unpickler(pickle.Unpickler):
         if module.split(".")[0] in _STUBBED:
             return _Stub
         raise UserError(
-            f"refers to {_one_line(f'{module}.{name}')}, which a checkpoint of weights has no use "
+            f"refers to {one_line(f'{module}.{name}')}, which a checkpoint of weights has no use "
             f"for; it may be malicious. {_LEGAL}"
         )
 
@@ -397,7 +404,7 @@ def unpickle(data: bytes, is_legacy: bool = False) -> tuple[Any, dict[str, _Stor
     except UserError:
         raise
     except _BAD_PICKLE as error:
-        raise UserError(f"its data.pkl is damaged: {_one_line(error)}. {RESAVE}") from error
+        raise UserError(f"its data.pkl is damaged: {one_line(error)}. {RESAVE}") from error
 
 
 def _open_zip(path: Path) -> zipfile.ZipFile:
@@ -417,7 +424,7 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
 
 
 def _are_sizes(value: Any) -> bool:
-    return type(value) is tuple and all(type(n) is int and 0 <= n < 1 << 63 for n in value)
+    return type(value) is tuple and are_sizes(value)
 
 
 def _extent(size: tuple[int, ...], stride: tuple[int, ...]) -> int:
@@ -425,8 +432,3 @@ def _extent(size: tuple[int, ...], stride: tuple[int, ...]) -> int:
     if 0 in size:
         return 0
     return 1 + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-
-
-def _one_line(text: Any) -> str:
-    """Returns foreign text cut to one printable line."""
-    return ascii(str(text))[1:-1][:120]
