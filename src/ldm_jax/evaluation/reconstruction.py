@@ -12,7 +12,8 @@ from ldm_jax.core.types import Array
 
 _PEAK = 255.0
 # Wang et al. 2004, section III: an 11 x 11 Gaussian window of 1.5 pixels.
-_WINDOW, _SIGMA = 11, 1.5
+SSIM_WINDOW = 11  # pixels
+_SIGMA = 1.5
 _C1, _C2 = (0.01 * _PEAK) ** 2, (0.03 * _PEAK) ** 2
 _MAX_PSNR = 100.0
 
@@ -43,9 +44,9 @@ def ssim(x: Array, y: Array) -> Array:
     Raises:
       UserError: for smaller images.
     """
-    if min(x.shape[1:3]) < _WINDOW:
+    if min(x.shape[1:3]) < SSIM_WINDOW:
         raise UserError(
-            f"ssim: images of {x.shape[1]}x{x.shape[2]} are too small. Legal: {_WINDOW} pixels "
+            f"ssim: images of {x.shape[1]}x{x.shape[2]} are too small. Legal: {SSIM_WINDOW} pixels "
             "and more on each side."
         )
     x, y = _float(x), _float(y)
@@ -70,11 +71,11 @@ def _float(x: Array) -> Array:
 
 def _blur(x: Array) -> Array:
     """Returns weighted means over all windows, [b, H - 10, W - 10, c]."""
-    offsets = jnp.arange(_WINDOW) - _WINDOW // 2
+    offsets = jnp.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     weights = jnp.exp(-0.5 * jnp.square(offsets / _SIGMA))
     weights = weights / jnp.sum(weights)
     for axis in (1, 2):
-        length = x.shape[axis] - _WINDOW + 1
+        length = x.shape[axis] - SSIM_WINDOW + 1
         parts = [
             w * jax.lax.slice_in_dim(x, k, k + length, axis=axis) for k, w in enumerate(weights)
         ]

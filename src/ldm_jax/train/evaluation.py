@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.types import Array, PyTree
 from ldm_jax.evaluation.fid import FeatureStatistics, fid
-from ldm_jax.evaluation.reconstruction import psnr, ssim
+from ldm_jax.evaluation.reconstruction import SSIM_WINDOW, psnr, ssim
 from ldm_jax.interop.inception_weights import load_inception
 from ldm_jax.interop.lpips_weights import load_lpips
 from ldm_jax.models.inception import FEATURES, Inception
@@ -78,21 +78,21 @@ class Evaluation:
     def run(self, state: TrainState) -> dict[str, float]:
         """Returns the scores of the averaged parameters."""
         sums: dict[str, float] = dict.fromkeys((m for m in self._metrics if m != "rfid"), 0.0)
-        real, fake = FeatureStatistics(FEATURES), FeatureStatistics(FEATURES)
+        kinds = ("real", "fake") if "rfid" in self._metrics else ()
+        features = {kind: FeatureStatistics(FEATURES) for kind in kinds}
         counts: np.ndarray | None = None
         for start in range(0, len(self._images), self._batch_size):
             rows = self._images[start : start + self._batch_size]
             found = self._compare_rows(state, rows)
             for name in sums:
                 sums[name] += float(np.sum(found[name], dtype=np.float64))
-            if "rfid" in self._metrics:
-                real.update(found["real"])
-                fake.update(found["fake"])
+            for kind, statistics in features.items():
+                statistics.update(found[kind])
             if "counts" in found:
                 counts = np.sum(found["counts"], axis=0) + (0 if counts is None else counts)
         scores = {name: total / len(self._images) for name, total in sums.items()}
-        if "rfid" in self._metrics:
-            scores["rfid"] = fid(real, fake)
+        if features:
+            scores["rfid"] = fid(features["real"], features["fake"])
         if counts is not None:
             shares = jnp.asarray(counts / counts.sum(), jnp.float32)
             scores["code_usage"] = float(np.mean(counts > 0))
@@ -174,8 +174,10 @@ def check_evaluation(config: ConfigDict, task: Task) -> None:
         )
     if "rfid" in settings.metrics:
         _check_rfid(config)
-    if "ssim" in settings.metrics and config.data.image_size < 11:
-        raise UserError("config.evaluation.metrics: ssim needs images of 11 pixels and more.")
+    if "ssim" in settings.metrics and config.data.image_size < SSIM_WINDOW:
+        raise UserError(
+            f"config.evaluation.metrics: ssim needs images of {SSIM_WINDOW} pixels and more."
+        )
 
 
 def _check_rfid(config: ConfigDict) -> None:
