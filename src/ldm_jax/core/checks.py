@@ -59,6 +59,12 @@ def check_positive(name: str, values: Iterable[int]) -> None:
         raise UserError(f"{name}: got {min(values)}. Legal: 1 or more.")
 
 
+def check_range(what: str, value: float, minimum: float, maximum: float) -> None:
+    """Raises UserError unless `value` lies between both, inclusive."""
+    if not minimum <= value <= maximum:
+        raise UserError(f"{what}: got {value}. Legal: {minimum} to {maximum}.")
+
+
 def check_divides(divisor_name: str, divisor: int, name: str, value: int) -> None:
     """Raises UserError unless `divisor` divides `value`."""
     if divisor < 1 or value % divisor:

@@ -25,10 +25,14 @@ class Prediction(NamedTuple):
     Attributes:
       x0: [b, ...] float32, the clean data.
       eps: [b, ...] float32, the noise.
+      variance_fraction: [b, ...] float32, for models that learn the variance of the reverse
+        process: where it lies between the smallest, 0, and the largest, 1, on a logarithmic scale
+        (Nichol and Dhariwal 2021, eq. 15).
     """
 
     x0: Array
     eps: Array
+    variance_fraction: Array | None = None
 
 
 def from_eps(eps: Array, z_t: Array, alpha_bar_t: Array) -> Prediction:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ldm_jax.core.types import Array
@@ -19,14 +20,16 @@ def per_example(values: Array, x: Array) -> Array:
 def alpha_bar_at(schedule: Schedule, t: Array) -> Array:
     """Returns alpha_bar at timesteps `t`, [b] float32.
 
-    Integers, of any dtype, give the table's entry exactly. Between two of them alpha_bar is
-    linear: samplers may place their steps anywhere in [0, T - 1].
+    Integers, of any dtype, give the table's entry exactly. Between two of them the logarithm of
+    the signal-to-noise ratio is linear, as in k-diffusion: samplers may place their steps anywhere
+    in [0, T - 1].
     """
     lower = jnp.floor(t).astype(jnp.int32)
     upper = jnp.minimum(lower + 1, schedule.num_timesteps - 1)
-    fraction = (t - lower).astype(jnp.float32)
+    fraction = (t - lower).astype(schedule.alpha_bar.dtype)
     below, above = schedule.alpha_bar[lower], schedule.alpha_bar[upper]
-    return below + fraction * (above - below)
+    log_snr = (1 - fraction) * _logit(below) + fraction * _logit(above)
+    return jnp.where(fraction == 0, below, jax.nn.sigmoid(log_snr))
 
 
 def q_sample(schedule: Schedule, x0: Array, t: Array, eps: Array) -> Array:
@@ -85,3 +88,7 @@ def posterior(schedule: Schedule, x0: Array, z_t: Array, t: Array) -> tuple[Arra
     coefficients = posterior_coefficients(schedule.alpha_bar[t], previous)
     c_x0, c_z, variance = (per_example(c, x0) for c in coefficients)
     return c_x0 * x0 + c_z * z_t, variance, jnp.log(jnp.maximum(variance, MIN_VARIANCE))
+
+
+def _logit(alpha_bar: Array) -> Array:
+    return jnp.log(alpha_bar) - jnp.log1p(-alpha_bar)

@@ -92,12 +92,25 @@ def alpha_bars(
     return np.cumprod(1 - betas(name, num_timesteps, start, end, cosine_s))
 
 
+def rescale_zero_terminal_snr(alpha_bar: np.ndarray) -> np.ndarray:
+    """Returns alpha_bar [T] float64 with nothing left of the signal at T - 1.
+
+    sqrt(alpha_bar) is shifted and scaled so that its first value stays and its last is 0 (Lin et
+    al. 2023, arXiv 2305.08891, algorithm 1), but for a rest of 2^-24, as in diffusers: log-SNRs
+    stay finite, and the network sees a signal of 0.0002.
+    """
+    root = np.sqrt(alpha_bar)
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    return np.maximum(root**2, 2.0**-24)
+
+
 def make_schedule(
     name: str = "linear",
     num_timesteps: int = 1000,
     start: float = 0.0015,
     end: float = 0.0195,
     cosine_s: float = 8e-3,
+    zero_terminal_snr: bool = False,
 ) -> Schedule:
     """Returns the schedule, built in float64 and cast once to float32.
 
@@ -107,12 +120,17 @@ def make_schedule(
       start: first beta, in (0, 1).
       end: last beta, in (0, 1).
       cosine_s: offset of the cosine schedule, which ignores `start` and `end`.
+      zero_terminal_snr: rescale, so that the last timestep is noise alone; for models that predict
+        v or x0, since eps says nothing there.
 
     Raises:
       UserError: illegal arguments, or an alpha_bar that float32 cannot hold strictly decreasing
         in (0, 1).
     """
-    table = alpha_bars(name, num_timesteps, start, end, cosine_s).astype(np.float32)
+    exact = alpha_bars(name, num_timesteps, start, end, cosine_s)
+    if zero_terminal_snr:
+        exact = rescale_zero_terminal_snr(exact)
+    table = exact.astype(np.float32)
     if not (table[-1] >= np.finfo(np.float32).tiny and table[0] < 1 and np.all(np.diff(table) < 0)):
         raise UserError(
             f"schedule {name!r} with num_timesteps={num_timesteps}, start={start}, end={end}: "
