@@ -12,6 +12,9 @@ import numpy as np
 from ldm_jax.core.checks import UserError, lookup
 from ldm_jax.core.types import Array
 
+# What stays of alpha_bar_{T-1} where the terminal SNR is called zero.
+ZERO_TERMINAL = 2.0**-24
+
 
 @flax.struct.dataclass
 class Schedule:
@@ -101,7 +104,7 @@ def rescale_zero_terminal_snr(alpha_bar: np.ndarray) -> np.ndarray:
     """
     root = np.sqrt(alpha_bar)
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return np.maximum(root**2, 2.0**-24)
+    return np.maximum(root**2, ZERO_TERMINAL)
 
 
 def make_schedule(

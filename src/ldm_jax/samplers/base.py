@@ -205,17 +205,26 @@ def initial_noise(seed: int | Array, indices: Array, shape: Sequence[int]) -> Ar
     """Returns standard normal z_T, [b, *shape] float32; row k depends on (seed, indices[k]) alone.
 
     Args:
-      seed: the run's seed.
+      seed: the run's seed, or [b] with one per image.
       indices: [b] int32, the global numbers of the images.
       shape: of one latent, such as (h, w, c).
     """
-    key = rng.step_key(seed, 0, rng.Purpose.SAMPLE_INIT)
-    return rng.normal(rng.example_keys(key, indices), shape)
+    return rng.normal(_keys(seed, indices, rng.Purpose.SAMPLE_INIT), shape)
 
 
 def image_keys(seed: int | Array, indices: Array) -> Array:
-    """Returns the keys of the noise that samplers add, [b] typed, from global image numbers [b]."""
-    return rng.example_keys(rng.step_key(seed, 0, rng.Purpose.SAMPLE_STEP), indices)
+    """Returns the keys of the noise that samplers add, [b] typed, from global image numbers [b].
+
+    `seed` is the run's, or [b] with one per image.
+    """
+    return _keys(seed, indices, rng.Purpose.SAMPLE_STEP)
+
+
+def _keys(seed: int | Array, indices: Array, purpose: rng.Purpose) -> Array:
+    if jnp.ndim(seed) == 0:
+        return rng.example_keys(rng.step_key(seed, 0, purpose), indices)
+    keys = jax.vmap(lambda seed: rng.step_key(seed, 0, purpose))(jnp.asarray(seed))
+    return jax.vmap(jax.random.fold_in)(keys, indices)
 
 
 def _deviation(row: Rows, prediction: Prediction) -> Array:

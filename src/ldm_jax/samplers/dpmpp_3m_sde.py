@@ -47,7 +47,7 @@ def _derivatives(h: np.ndarray, ratio: np.ndarray) -> list[tuple[np.ndarray, np.
     """Returns the weights of x0, h1 and h2 in (d_1, d_2).
 
     With r_0 = h_1 / h, r_1 = h_2 / h of the steps before, and slopes s_0 = (x0 - h1) / r_0 and
-    s_1 = (h1 - h2) / r_1: d_1 = s_0 + (s_0 - s_1) r_0 / (r_0 + r_1), d_2 = (s_0 - s_1) / (r_0 + r_1).
+    s_1 = (h1 - h2) / r_1: d_2 = (s_0 - s_1) / (r_0 + r_1), d_1 = s_0 + r_0 d_2.
     """
     inverse_0 = ratio  # h / h_1; 0 where there is no step before, or the step is infinite
     inverse_1 = np.zeros_like(h)  # h / h_2

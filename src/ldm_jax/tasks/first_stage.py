@@ -1,13 +1,16 @@
 """What a diffusion model trains against: its first stage, between pixels and scaled latents."""
 
 import dataclasses
+from fractions import Fraction
 from typing import Any
 
 import flax.struct
 import jax.numpy as jnp
 
+from ldm_jax.core.checks import UserError
 from ldm_jax.core.rng import normal
 from ldm_jax.core.types import Array, PyTree
+from ldm_jax.core.windows import over_windows
 from ldm_jax.tasks.latent_statistics import LatentStatistics
 
 
@@ -85,11 +88,52 @@ class FirstStage:
         shift, scale = frozen.latent_scale.shift, frozen.latent_scale.scale
         return (latents - shift[None, None, None, :]) * scale[None, None, None, :]
 
-    def decode(self, frozen: Frozen, z: Array) -> Array:
-        """Returns images [b, H, W, C], about [-1, 1], from scaled latents."""
+    def encode_mode(self, frozen: Frozen, images: Array, tile: int | None = None) -> Array:
+        """Returns scaled latents [b, h, w, c] without noise: the mode of the posterior.
+
+        Args:
+          frozen: parameters and scale.
+          images: [b, H, W, C] in [-1, 1].
+          tile: edge in pixels of overlapping windows that larger images are encoded in, in bounded
+            memory; a multiple of four times the downsampling factor. None encodes them whole.
+        """
+        f = self.model.downsampling_factor
+
+        def moments(x: Array) -> Array:
+            return self.moments(frozen.params, x)
+
+        if tile is None:
+            found = moments(images)
+        else:
+            found = over_windows(moments, images, (tile, tile), (tile // 4,) * 2, Fraction(1, f))
+        return self.scaled(frozen, self.model.posterior.from_moments(found).mode())
+
+    def decode(self, frozen: Frozen, z: Array, tile: int | None = None) -> Array:
+        """Returns images [b, H, W, C], about [-1, 1], from scaled latents; `tile` as above."""
+        latents, f = self._unscaled(frozen, z), self.model.downsampling_factor
+
+        def decode(z: Array) -> Array:
+            return self.model.apply({"params": frozen.params}, z, method="decode")
+
+        if tile is None:
+            return decode(latents)
+        return over_windows(decode, latents, (tile // f,) * 2, (tile // (4 * f),) * 2, f)
+
+    def check_tile(self, tile: int | None) -> None:
+        """Raises UserError for windows that do not fall on latent pixels."""
+        unit = 4 * self.model.downsampling_factor
+        if tile is not None and (tile < unit or tile % unit):
+            raise UserError(f"tile={tile}: legal are multiples of {unit} pixels, or none.")
+
+    def quantize(self, frozen: Frozen, z: Array) -> Array:
+        """Returns the nearest codes, scaled, in place of scaled latents [b, h, w, c]; VQ only."""
+        latents = self._unscaled(frozen, z)
+        codes = self.model.apply({"params": frozen.params}, latents, method="quantize")
+        return self.scaled(frozen, codes)
+
+    def _unscaled(self, frozen: Frozen, z: Array) -> Array:
         shift, scale = frozen.latent_scale.shift, frozen.latent_scale.scale
-        latents = z / scale[None, None, None, :] + shift[None, None, None, :]
-        return self.model.apply({"params": frozen.params}, latents, method="decode")
+        return z / scale[None, None, None, :] + shift[None, None, None, :]
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         """Returns (h, w, c) for images of height × width pixels."""

@@ -1,7 +1,7 @@
 """Latent diffusion: a denoising network and its conditioner, over a frozen first stage."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
@@ -11,7 +11,7 @@ from ldm_jax.conditioning.base import Conditioner, drop
 from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.rng import Purpose, StepKeys, normal, randint, uniform
 from ldm_jax.core.types import Array, Batch, Conditioning, PyTree
-from ldm_jax.diffusion.loss import LOSSES
+from ldm_jax.diffusion.loss import LOSSES, variational_bound
 from ldm_jax.diffusion.parameterization import (
     PARAMETERIZATIONS,
     Prediction,
@@ -20,13 +20,10 @@ from ldm_jax.diffusion.parameterization import (
 )
 from ldm_jax.diffusion.process import alpha_bar_at, q_sample
 from ldm_jax.diffusion.schedule import Schedule
-from ldm_jax.diffusion.spacing import Steps
-from ldm_jax.samplers.base import Sampler, image_keys, initial_noise, sample
-from ldm_jax.samplers.guidance import classifier_free
+from ldm_jax.samplers.base import Rows, image_keys, initial_noise, sample
+from ldm_jax.samplers.guidance import Denoise, classifier_free
 from ldm_jax.tasks.base import LossOutput, to_float_images
 from ldm_jax.tasks.first_stage import FirstStage, Frozen
-
-Denoise = Callable[[Array, Array, Conditioning | None], Prediction]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +45,9 @@ class LatentDiffusionTask:
         parameters are in `frozen`, as those of Stable Diffusion's text encoder are.
       condition_drop_rate: share of examples trained with the null condition, for
         classifier-free guidance (Ho & Salimans 2022).
+      learn_variance: the network has a second half of channels, which say where the variance of the
+        reverse process lies (Nichol and Dhariwal 2021, arXiv 2102.09672, section 3.1).
+      vlb_weight: lambda of L_hybrid = L_simple + lambda L_vlb, where that is learned.
     """
 
     model: Any
@@ -60,6 +60,8 @@ class LatentDiffusionTask:
     loss_name: str = "l2"
     train_conditioner: bool = True
     condition_drop_rate: float = 0.1
+    learn_variance: bool = False
+    vlb_weight: float = 0.001
 
     def __post_init__(self):
         check_in("task.parameterization", self.parameterization, PARAMETERIZATIONS)
@@ -124,10 +126,21 @@ class LatentDiffusionTask:
             deterministic=False,
             rngs={"dropout": keys.shared(Purpose.DROPOUT)},
         )
+        output, fraction = self._split_output(output)
         target = training_target(self.parameterization, z0, eps, self.schedule.alpha_bar[t])
         per_example = LOSSES[self.loss_name](output, target)
         loss = jnp.mean(self.weights[t] * per_example)
-        return LossOutput(loss, {"loss_simple": jnp.mean(per_example)}, mutable)
+        metrics = {"loss_simple": jnp.mean(per_example)}
+        if fraction is not None:
+            alpha_bar = self.schedule.alpha_bar[t]
+            # The mean is L_simple's to learn: L_vlb only teaches the variance (section 3.1).
+            mean = to_prediction(self.parameterization, output, z_t, alpha_bar)
+            bound = variational_bound(
+                self.schedule, jax.lax.stop_gradient(mean.x0), fraction, z0, z_t, t
+            )
+            metrics["loss_vlb"] = jnp.mean(bound) * self.schedule.num_timesteps
+            loss = loss + self.vlb_weight * metrics["loss_vlb"]
+        return LossOutput(loss, metrics, mutable)
 
     @property
     def moments_shape(self) -> tuple[int, int, int]:
@@ -150,7 +163,7 @@ class LatentDiffusionTask:
         )
         if self.condition_drop_rate == 0.0:
             return cast(Conditioning, conditioning)
-        null = cast(Conditioning, self.conditioner.apply(variables, 1, method="null"))
+        null = self.null_condition(params, frozen)
         mask = uniform(keys(Purpose.CONDITION_DROP)) < self.condition_drop_rate
         return drop(cast(Conditioning, conditioning), null, mask)
 
@@ -165,14 +178,33 @@ class LatentDiffusionTask:
         del group, step
         return params, mutable
 
+    def condition(self, params: PyTree, frozen: Frozen, batch: Batch) -> Conditioning:
+        """Returns the conditioning of a batch of condition inputs, [b, …] each."""
+        variables = self._conditioner_variables(params, frozen)
+        return cast(Conditioning, self.conditioner.apply(variables, batch))
+
+    def null_condition(self, params: PyTree, frozen: Frozen, batch_size: int = 1) -> Conditioning:
+        """Returns the conditioning of examples without a condition."""
+        variables = self._conditioner_variables(params, frozen)
+        return cast(Conditioning, self.conditioner.apply(variables, batch_size, method="null"))
+
     def denoiser(self, params: PyTree) -> Denoise:
         """Returns `denoise(z, t, conditioning) -> Prediction` for samplers and guidance."""
 
         def denoise(z: Array, t: Array, conditioning: Conditioning | None) -> Prediction:
             output = self.model.apply({"params": params["unet"]}, z, t, conditioning)
-            return to_prediction(self.parameterization, output, z, alpha_bar_at(self.schedule, t))
+            output, fraction = self._split_output(output)
+            found = to_prediction(self.parameterization, output, z, alpha_bar_at(self.schedule, t))
+            return found._replace(variance_fraction=fraction)
 
         return denoise
+
+    def _split_output(self, output: Array) -> tuple[Array, Array | None]:
+        """Returns what the parameterisation speaks of, and the variance's fraction if learned."""
+        if not self.learn_variance:
+            return output, None
+        output, v = jnp.split(output, 2, axis=-1)
+        return output, (v.astype(jnp.float32) + 1) / 2
 
     def sample(
         self,
@@ -182,13 +214,14 @@ class LatentDiffusionTask:
         indices: Array,
         *,
         seed: Array | int,
-        sampler: Sampler,
-        steps: Steps,
+        rows: Rows,
         guidance_scale: Array | float = 1.0,
         image_shape: Sequence[int] | None = None,
         z_T: Array | None = None,
     ) -> Array:
         """Returns images [b, H, W, C], about [-1, 1], one per row of the condition inputs.
+
+        Everything at once, to be compiled as one program; `Pipeline` keeps the parts apart.
 
         Args:
           params: usually the EMA of the trained parameters.
@@ -196,20 +229,17 @@ class LatentDiffusionTask:
           batch: what the conditioner reads, [b, …] each.
           indices: [b] int32 image numbers; image k depends on (seed, k) alone.
           seed: of the sample, not of the training run.
-          sampler: the update rule.
-          steps: its table of noise levels, one row per model evaluation.
+          rows: the sampler's table, one row per model evaluation.
           guidance_scale: s in eps_null + s · (eps_cond - eps_null); a Python 1.0 turns it off.
           image_shape: (H, W) in pixels, by default the training size.
           z_T: [b, h, w, c] noise to start from, instead of that of the seed.
         """
         height, width = image_shape or (self.image_size, self.image_size)
-        variables = self._conditioner_variables(params, frozen)
-        conditioning = cast(Conditioning, self.conditioner.apply(variables, batch))
-        null = None
+        conditioning, null = self.condition(params, frozen, batch), None
         if not (isinstance(guidance_scale, int | float) and guidance_scale == 1.0):
-            null = cast(Conditioning, self.conditioner.apply(variables, 1, method="null"))
+            null = self.null_condition(params, frozen)
         predict = classifier_free(self.denoiser(params), conditioning, null, guidance_scale)
         if z_T is None:
             z_T = initial_noise(seed, indices, self.first_stage.latent_shape(height, width))
-        z = sample(sampler, predict, z_T, steps, image_keys(seed, indices))
+        z = sample(predict, z_T, rows, image_keys(seed, indices))
         return self.first_stage.decode(frozen, z)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -17,13 +18,14 @@ from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.pipeline import Stream, load_examples, make_stream
 from ldm_jax.data.split import split
 from ldm_jax.data.tokenizers import WordTokenizer
+from ldm_jax.diffusion.schedule import ZERO_TERMINAL
 from ldm_jax.diffusion.schedule import make_schedule as make_noise_schedule
-from ldm_jax.diffusion.spacing import Steps, make_steps
+from ldm_jax.diffusion.spacing import Levels, make_levels
 from ldm_jax.diffusion.weighting import WEIGHTINGS
 from ldm_jax.models import DISCRIMINATORS, FIRST_STAGES, NETWORKS
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.samplers import SAMPLERS
-from ldm_jax.samplers.base import Sampler
+from ldm_jax.samplers.base import Rows
 from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask
 from ldm_jax.tasks.autoencoder import AutoencoderTask
 from ldm_jax.tasks.base import Task
@@ -38,10 +40,10 @@ _WHAT_IS_READ = ("source", "tokenizer", "latent_cache", "holdout", "evaluation_s
 
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
-    """How images are drawn: the sampler, its table, and the guidance scale."""
+    """How images are drawn: the noise levels, the sampler's table, and the guidance scale."""
 
-    sampler: Sampler
-    steps: Steps
+    levels: Levels
+    rows: Rows
     guidance_scale: float
 
 
@@ -106,10 +108,17 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
     }
     task = call("config.task", LatentDiffusionTask, settings, image_size=image_size, **built)
     latent_channels = first_stage.latent_channels
-    if task.model.out_channels != latent_channels:
+    expected = latent_channels * (2 if task.learn_variance else 1)
+    if task.model.out_channels != expected:
+        also = " and learn_variance doubles them" if task.learn_variance else ""
         raise UserError(
             f"config.task.model.out_channels={task.model.out_channels}, but the first stage's "
-            f"latents have {latent_channels} channels. Legal: {latent_channels}."
+            f"latents have {latent_channels} channels{also}. Legal: {expected}."
+        )
+    if schedule.alpha_bar[-1] <= ZERO_TERMINAL and task.parameterization == "eps":
+        raise UserError(
+            "config.task.schedule.zero_terminal_snr with parameterization='eps': at the last "
+            "timestep eps says nothing about the image. Legal: v, x0."
         )
     return task
 
@@ -317,13 +326,29 @@ def build_optimizers(
 
 
 def build_sample_settings(config: ConfigDict, task: LatentDiffusionTask) -> SampleSettings:
-    """Returns the sampler, its step table and the guidance scale of `config.sample`."""
+    """Returns the noise levels, the sampler's table and the guidance scale of `config.sample`."""
     sample = config.sample
+    levels = make_levels(task.schedule, sample.steps, sample.spacing)
     return SampleSettings(
-        sampler=build("config.sample.sampler", SAMPLERS, sample.sampler),
-        steps=make_steps(task.schedule, sample.steps, sample.spacing),
+        levels=levels,
+        rows=build_rows(sample.sampler, levels, task),
         guidance_scale=_finite("config.sample.guidance_scale", float(sample.guidance_scale)),
     )
+
+
+def build_rows(sampler: Mapping[str, Any], levels: Levels, task: LatentDiffusionTask) -> Rows:
+    """Returns the table of `config.sample.sampler` over noise levels.
+
+    Raises:
+      UserError: unknown sampler or field, or a variance that the model does not have.
+    """
+    rows = build("config.sample.sampler", SAMPLERS, sampler, levels=levels)
+    if np.any(rows.noise_upper) and not task.learn_variance:
+        raise UserError(
+            "config.sample.sampler.variance='learned': this model does not predict its variance. "
+            "Legal: posterior, beta."
+        )
+    return cast(Rows, rows)
 
 
 def _finite(what: str, value: float) -> float:

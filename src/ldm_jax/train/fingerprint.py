@@ -49,7 +49,12 @@ def first_stage_hash(model: Any, params: PyTree) -> str:
         for name, value in module_settings(model).items()
         if name not in defaults or value != defaults[name]
     }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    return params_hash(params, json.dumps(settings, sort_keys=True))
+
+
+def params_hash(params: PyTree, about: str = "") -> str:
+    """Returns the sha256 of a tree of parameters, and of a text, 64 hexadecimal digits."""
+    digest = hashlib.sha256(about.encode())
     for path, leaf in sorted(flatten(params).items()):
         array = np.ascontiguousarray(_on_host(leaf))
         digest.update(f"\n{path} {array.dtype} {array.shape}\n".encode())

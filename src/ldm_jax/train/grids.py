@@ -66,7 +66,7 @@ def _samples(
         assemble.build_sample_settings(config, task),
         mesh,
         per_device_batch=config.sample.per_device_batch,
-        check_finite=False,  # a picture is no reason to stop a run; its loss would be
+        finite=False,  # a picture is no reason to stop a run; its loss would be
     )
     inputs = {name: examples[name] for name in task.conditioner.inputs}
     indices = np.arange(count)

@@ -1,5 +1,12 @@
-"""Compiled sampling over a mesh, in buckets of a fixed size per device."""
+"""Compiled sampling over a mesh, in buckets of a fixed size per device.
 
+The parts of a run are programs of their own: the text is encoded once, noise drawn, rows of the
+sampler's table applied, latents decoded. The table, its bounds, seeds, prompts, guidance scale and
+masks are inputs, so that one program per shape serves every sampler, number of steps and seed.
+"""
+
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -10,14 +17,154 @@ from jax.sharding import PartitionSpec as P
 
 from ldm_jax.core.axes import BATCH_AXES
 from ldm_jax.core.checks import UserError
-from ldm_jax.core.types import PyTree
+from ldm_jax.core.types import Array, Conditioning, PyTree
 from ldm_jax.parallel.mesh import batch_shards
 from ldm_jax.parallel.sharding import put_rows, replicated
+from ldm_jax.samplers.base import (
+    Rows,
+    State,
+    advance,
+    image_keys,
+    initial_noise,
+    initial_state,
+    padded,
+)
 from ldm_jax.tasks.base import to_uint8_images
+from ldm_jax.tasks.first_stage import Frozen
+from ldm_jax.tasks.guided import Controls, Options, make_predict
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train.assemble import SampleSettings
 
 SampleFn = Callable[..., np.ndarray]
+# Rows that a program's table holds at least: those of two evaluations at each of 1,000 timesteps.
+CAPACITY = 2048
+
+
+class Programs:
+    """The compiled parts of sampling from one model on one mesh.
+
+    Each runs once per device over whole weights and its own rows, so that no mesh changes a bit.
+    Arguments and results are global arrays whose rows are split over data × fsdp; `decode` gathers
+    its images, so that every process can read them. jit keeps one program per shape.
+    """
+
+    def __init__(
+        self,
+        task: LatentDiffusionTask,
+        mesh: Mesh,
+        options: Options | None = None,
+        *,
+        decode_batch: int = 1,
+        tile: int | None = None,
+    ):
+        """Builds the programs; they are compiled when they are called.
+
+        Args:
+          task: of the model.
+          mesh: where to run.
+          options: what `advance` is made for.
+          decode_batch: images that a device encodes or decodes at once.
+          tile: pixels of the windows that larger images are encoded and decoded in.
+        """
+        options = Options() if options is None else options
+        self.mesh, self.task, self.options = mesh, task, options
+        whole, rows = P(), P(BATCH_AXES)
+        parts = functools.partial(jax.shard_map, mesh=mesh)
+
+        def run(params, frozen, guide_params, controls, state, table, seeds, indices, start, stop):
+            predict = make_predict(task, params, frozen, controls, options, guide_params)
+            return advance(predict, state, table, image_keys(seeds, indices), start, stop)
+
+        def by_pieces(function: Callable[[Array], Array], x: Array) -> Array:
+            pieces = x.reshape(-1, math.gcd(decode_batch, len(x)), *x.shape[1:])
+            found = jax.lax.map(function, pieces)
+            return found.reshape(len(x), *found.shape[2:])
+
+        def decode(frozen: Frozen, z: Array, as_uint8: bool) -> tuple[Array, Array]:
+            images = by_pieces(lambda z: task.first_stage.decode(frozen, z, tile), z)
+            finite = jnp.all(jnp.isfinite(images), axis=(1, 2, 3))
+            return to_uint8_images(images) if as_uint8 else images, finite
+
+        def encode(frozen: Frozen, images: Array) -> Array:
+            return by_pieces(lambda x: task.first_stage.encode_mode(frozen, x, tile), images)
+
+        self.condition: Callable[..., Conditioning] = jax.jit(
+            parts(task.condition, in_specs=(whole, whole, rows), out_specs=rows)
+        )
+        self.advance: Callable[..., State] = jax.jit(
+            parts(
+                run,
+                in_specs=(whole, whole, whole, *[rows] * 2, whole, *[rows] * 2, *[whole] * 2),
+                out_specs=rows,
+            ),
+            donate_argnums=4,
+        )
+        self.encode: Callable[..., Array] = jax.jit(
+            parts(encode, in_specs=(whole, rows), out_specs=rows)
+        )
+        self.begin: Callable[..., State] = jax.jit(
+            parts(initial_state, in_specs=rows, out_specs=rows)
+        )
+
+        # What is static comes first.
+        def null_static(count: int, params: PyTree, frozen: Frozen) -> Conditioning:
+            each = count // batch_shards(mesh)
+            return parts(
+                lambda params, frozen: task.null_condition(params, frozen, each),
+                in_specs=(whole, whole),
+                out_specs=rows,
+            )(params, frozen)
+
+        def noise_static(shape: tuple[int, ...], seeds: Array, indices: Array) -> Array:
+            draw = functools.partial(initial_noise, shape=shape)
+            return parts(draw, in_specs=rows, out_specs=rows)(seeds, indices)
+
+        def decode_static(as_uint8: bool, frozen: Frozen, z: Array) -> tuple[Array, Array]:
+            images = functools.partial(decode, as_uint8=as_uint8)
+            return parts(images, in_specs=(whole, rows), out_specs=rows)(frozen, z)
+
+        self.null: Callable[..., Conditioning] = jax.jit(null_static, static_argnums=0)
+        self.noise: Callable[..., Array] = jax.jit(noise_static, static_argnums=0)
+        self.decode: Callable[..., tuple[Array, Array]] = jax.jit(
+            decode_static, static_argnums=0, out_shardings=replicated(mesh)
+        )
+
+    def put_rows(self, rows: PyTree) -> PyTree:
+        """Returns host arrays of a bucket, a row per image, on the devices."""
+        return put_rows(self.mesh, rows)
+
+    def put_table(self, rows: Rows) -> Rows:
+        """Returns a sampler's table on the devices, at a length that most tables share."""
+        capacity = max(CAPACITY, 1 << (len(rows) - 1).bit_length())
+        table = padded(rows, capacity)
+        table = jax.tree.map(lambda x: x.astype(np.float32), table).replace(
+            index=table.index.astype(np.int32)
+        )
+        return jax.device_put(table, replicated(self.mesh))
+
+
+def bucket_size(count: int, shards: int, per_device_batch: int) -> int:
+    """Returns the images of one program run, for `count` of them: a multiple of `shards`.
+
+    The next power of two per device, up to `per_device_batch`: few programs, little padding.
+    """
+    each = -(-count // shards)
+    return shards * min(1 << (each - 1).bit_length(), per_device_batch)
+
+
+def buckets(count: int, size: int) -> list[np.ndarray]:
+    """Returns the image numbers of each bucket; the last is filled up with its last image."""
+    numbers = np.minimum(np.arange(-(-count // size) * size), count - 1)
+    return np.split(numbers, len(numbers) // size)
+
+
+def check_finite(finite: Array | np.ndarray, indices: np.ndarray) -> None:
+    """Raises UserError naming the first image that holds a value that is not a number."""
+    if not np.all(finite):
+        raise UserError(
+            f"image {indices[np.argmin(finite)]}: not a number. Legal: a smaller "
+            "sample.guidance_scale, or parameters that have not diverged."
+        )
 
 
 def make_sample_fn(
@@ -27,53 +174,40 @@ def make_sample_fn(
     *,
     per_device_batch: int,
     image_shape: tuple[int, int] | None = None,
-    check_finite: bool = True,
+    finite: bool = True,
     as_uint8: bool = True,
 ) -> SampleFn:
-    """Returns `draw(params, frozen, batch, seed, indices, progress, z_T) -> images [n, H, W, C]`.
+    """Returns `draw(params, frozen, batch, seed, indices) -> images [n, H, W, C]`, by buckets.
 
-    The loop over noise levels is one compiled program for a bucket of images: `per_device_batch`
-    for each of the mesh's data × fsdp parts. The last bucket is padded and cut. A bucket has the
-    same shape on every device whatever n and the mesh are, so image k comes out the same to the
-    bit.
+    Every bucket has `per_device_batch` images per device, whatever n and the mesh are, so that
+    image k comes out the same to the bit.
 
     Args:
       task: of the model.
-      settings: sampler, steps and guidance scale; the scale 1.0 costs half.
+      settings: sampler's table and guidance scale; the scale 1.0 costs half.
       mesh: where to run.
       per_device_batch: images per device and program run.
       image_shape: (H, W) in pixels, by default the training size.
-      check_finite: raise UserError for an image that is not finite, instead of a black one.
+      finite: raise UserError for an image that is not finite, instead of a black one.
       as_uint8: images of 0 .. 255; otherwise float32, about [-1, 1] and not clipped.
-
-    `progress`, if given, is called with the number of images finished, after each bucket. `z_T`,
-    if given, is the noise [n, h, w, c] to start from.
     """
-    bucket = per_device_batch * batch_shards(mesh)
+    programs = Programs(task, mesh)
+    size = per_device_batch * batch_shards(mesh)
+    shape = task.first_stage.latent_shape(*(image_shape or [task.image_size] * 2))
 
-    def draw_bucket(params, frozen, batch, z_T, seed, indices):
-        images = task.sample(
-            params,
-            frozen,
-            batch,
-            indices,
-            seed=seed,
-            sampler=settings.sampler,
-            steps=settings.steps,
-            guidance_scale=settings.guidance_scale,
-            image_shape=image_shape,
-            z_T=z_T,
+    def draw_bucket(params, frozen, batch, seeds, indices) -> tuple[Array, Array]:
+        conditioning = programs.condition(params, frozen, batch)
+        controls = Controls((conditioning,))
+        if settings.guidance_scale != 1.0:
+            null = programs.null(size, params, frozen)
+            scale = programs.put_rows(np.full(size, settings.guidance_scale, np.float32))
+            controls = Controls((conditioning,), null=null, scale=scale)
+        state = programs.begin(programs.noise(shape, seeds, indices))
+        table, stop = programs.put_table(settings.rows), np.int32(len(settings.rows))
+        state = programs.advance(
+            params, frozen, None, controls, state, table, seeds, indices, np.int32(0), stop
         )
-        shown = to_uint8_images(images) if as_uint8 else images
-        return shown, jnp.all(jnp.isfinite(images), axis=(1, 2, 3))
-
-    # One program per device, over whole weights and its own rows, so that no mesh changes a bit;
-    # then gathered, so that every process can read the whole bucket.
-    rows = P(BATCH_AXES)
-    draw_parts = jax.shard_map(
-        draw_bucket, mesh=mesh, in_specs=(P(), P(), rows, rows, P(), rows), out_specs=(rows, rows)
-    )
-    compiled = jax.jit(draw_parts, out_shardings=replicated(mesh))
+        return programs.decode(as_uint8, frozen, state.z)
 
     def draw(
         params: PyTree,
@@ -81,28 +215,16 @@ def make_sample_fn(
         batch: Mapping[str, np.ndarray],
         seed: int,
         indices: Sequence[int] | np.ndarray,
-        progress: Callable[[int], object] | None = None,
-        z_T: np.ndarray | None = None,
     ) -> np.ndarray:
-        indices = np.asarray(indices, np.int32)
-        images = []
-        if progress is not None:
-            progress(0)  # the first bucket compiles: let a bar show that it has begun
-        for start in range(0, len(indices), bucket):
-            rows = np.arange(start, min(start + bucket, len(indices)))
-            padded = np.concatenate([rows, np.full(bucket - len(rows), rows[-1])])
-            mine = jax.tree.map(lambda x, p=padded: np.asarray(x)[p], (dict(batch), z_T, indices))
-            inputs, noise, numbers = put_rows(mesh, mine)
-            with jax.set_mesh(mesh):
-                out, finite = compiled(params, frozen, inputs, noise, np.uint32(seed), numbers)
-            if check_finite and not np.all(finite):
-                raise UserError(
-                    f"image {indices[padded][np.argmin(finite)]}: not a number. Legal: a smaller "
-                    "sample.guidance_scale, or parameters that have not diverged."
-                )
-            images.append(np.asarray(out)[: len(rows)])
-            if progress is not None:
-                progress(len(rows))
-        return np.concatenate(images)
+        indices, images = np.asarray(indices, np.int32), []
+        for rows in buckets(len(indices), size):
+            mine = jax.tree.map(lambda x, r=rows: np.asarray(x)[r], dict(batch))
+            seeds = np.full(size, seed, np.uint32)
+            inputs, seeds, numbers = programs.put_rows((mine, seeds, indices[rows]))
+            out, ok = draw_bucket(params, frozen, inputs, seeds, numbers)
+            if finite:
+                check_finite(ok, indices[rows])
+            images.append(np.asarray(out))
+        return np.concatenate(images)[: len(indices)]
 
     return draw

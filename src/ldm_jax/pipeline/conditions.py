@@ -1,0 +1,99 @@
+"""From prompts, classes and arrays to the inputs of a model's conditioner."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.pipeline.request import Inputs
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+
+_WORDS = {"tokens": "prompts", "class": "classes"}
+
+
+class ConditionReader:
+    """Turns prompts, classes or arrays into inputs of a model's conditioner."""
+
+    def __init__(self, task: LatentDiffusionTask, tokenizer: Callable[[str], np.ndarray] | None):
+        """Takes the model's task, and its tokenizer if it reads text."""
+        self._conditioner: Any = task.conditioner
+        self._tokenizer = tokenizer
+        self.reads = tuple(task.conditioner.inputs)
+
+    def read(
+        self,
+        prompts: str | Sequence[str] | None,
+        classes: int | Sequence[int] | None,
+        conditions: Mapping[str, np.ndarray] | None,
+        num_images: int | None,
+    ) -> tuple[Inputs, int]:
+        """Returns the inputs and the number of images, from what the model reads of the three."""
+        given = {"tokens": _listed(prompts, str), "class": _listed(classes, int)}
+        for name, values in given.items():
+            if values is not None and name not in self.reads:
+                legal = ", ".join(_WORDS.get(r, r) for r in self.reads) or "nothing"
+                raise UserError(
+                    f"{_WORDS[name]}: given, but this model's conditioner reads {legal}."
+                )
+        if not self.reads:
+            return {}, _count(1 if num_images is None else num_images)
+        if self.reads[0] not in given:
+            return self._arrays(conditions)
+        word, values = _WORDS[self.reads[0]], given[self.reads[0]]
+        if not values:
+            raise UserError(f"{word}: this model needs at least one.")
+        if num_images is not None and len(values) == 1:
+            values = values * _count(num_images)
+        if num_images not in (None, len(values)):
+            raise UserError(
+                f"num_images={num_images}: got {len(values)} {word}, one image each. "
+                "Legal: num_images with one of them."
+            )
+        return self.rows(values), len(values)
+
+    def rows(self, values: Sequence[Any]) -> Inputs:
+        """Returns the inputs of texts or class numbers, a row for each."""
+        if self.reads[:1] == ("tokens",):
+            assert self._tokenizer is not None
+            for text in values:
+                if not isinstance(text, str):
+                    raise UserError(f"prompt {text!r}: this model reads text.")
+            return {"tokens": np.stack([self._tokenizer(text) for text in values])}
+        if self.reads[:1] != ("class",):
+            legal = ", ".join(self.reads) or "nothing"
+            raise UserError(f"prompt: given, but this model's conditioner reads {legal}.")
+        limit = self._conditioner.num_classes
+        for label in values:
+            if isinstance(label, str) or label != int(label) or not 0 <= label < limit:
+                raise UserError(f"class {label}: legal is 0 to {limit - 1}.")
+        return {"class": np.asarray(values, np.int32)}
+
+    def per_image(self, what: str, values: Any, count: int) -> Inputs:
+        """Returns the inputs of one text or class for all images, or of one for each."""
+        listed = _listed(values, str if self.reads[:1] == ("tokens",) else int) or []
+        if len(listed) not in (1, count):
+            raise UserError(f"{what}: got {len(listed)} for {count} images. Legal: 1 or {count}.")
+        return self.rows(listed * (count // len(listed)))
+
+    def _arrays(self, conditions: Mapping[str, np.ndarray] | None) -> tuple[Inputs, int]:
+        found = {} if conditions is None else {k: np.asarray(v) for k, v in conditions.items()}
+        counts = {len(value) for value in found.values()}
+        if set(found) != set(self.reads) or len(counts) != 1:
+            raise UserError(
+                f"conditions: this model's conditioner reads {', '.join(self.reads)}; got "
+                f"{', '.join(found) or 'nothing'}. Legal: these names, with one row per image each."
+            )
+        return found, counts.pop()
+
+
+def _listed(values: Any, single: type) -> list | None:
+    if values is None:
+        return None
+    return [values] if isinstance(values, single) else list(values)
+
+
+def _count(num_images: int) -> int:
+    if num_images < 1:
+        raise UserError(f"num_images={num_images}: legal is 1 or more.")
+    return num_images

@@ -1,0 +1,287 @@
+"""A model on disk, ready to draw."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.core.compilation_cache import keep_compiled_programs
+from ldm_jax.core.types import PyTree
+from ldm_jax.parallel.mesh import batch_shards, make_mesh
+from ldm_jax.parallel.sharding import placed
+from ldm_jax.pipeline.arguments import STEERING, Arguments, check_names
+from ldm_jax.pipeline.conditions import ConditionReader
+from ldm_jax.pipeline.generation import Generation
+from ldm_jax.pipeline.planning import make_options, make_plan, make_request
+from ldm_jax.pipeline.request import Plan, Request
+from ldm_jax.samplers.ddim_inversion import ddim_inversion
+from ldm_jax.tasks.base import Task
+from ldm_jax.tasks.guided import Options
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train import assemble
+from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
+from ldm_jax.train.exchange import load_diffusion, open_model
+from ldm_jax.train.fingerprint import params_hash
+from ldm_jax.train.frozen import restore_run_frozen
+from ldm_jax.train.preflight import check_sampling
+from ldm_jax.train.sampling import Programs, bucket_size, buckets
+
+
+class Pipeline:
+    """Samples from a latent diffusion model with its own first stage and tokenizer.
+
+    Attributes:
+      config: of the model; `config.sample` holds the defaults of sampling.
+      task: built from it.
+      mesh: that the parameters lie on.
+      step: of the training run; 0 for imported weights.
+      notes: how what was read differs from what its files say, a line each.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        task: LatentDiffusionTask,
+        params: PyTree,
+        frozen: PyTree,
+        mesh: Mesh,
+        step: int,
+        notes: Sequence[str] = (),
+    ):
+        """Takes what `from_checkpoint` finds; `params` and `frozen` are laid out over `mesh`."""
+        keep_compiled_programs()
+        self.config, self.task, self.mesh, self.step = config, task, mesh, step
+        self.notes = tuple(notes)
+        self._params, self._frozen = params, frozen
+        tokenizer = assemble.build_tokenizer(config)
+        assemble.check_tokenizer(task, tokenizer)
+        self._reader = ConditionReader(task, tokenizer)
+        self._programs: dict[Any, Programs] = {}
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        config: ConfigDict | None = None,
+        tokenizer: str | Path | None = None,
+        ema: bool = True,
+        mesh: Mesh | None = None,
+    ) -> "Pipeline":
+        """Returns a model on disk, ready to sample.
+
+        Args:
+          path: the workdir of `ldm-jax train`, whose newest checkpoint is taken; or a folder of
+            `ldm-jax convert`, a diffusers folder, or a CompVis file.
+          config: replaces the model's own, for other `sample` settings, or where a CompVis file
+            does not tell.
+          tokenizer: folder of a Hugging Face tokenizer, where the model has none with it.
+          ema: the averaged parameters (usual) or the raw ones.
+          mesh: by default all devices along `data`.
+
+        Raises:
+          UserError: no diffusion model, nothing trained yet, or tensors that do not fit.
+        """
+        mesh = make_mesh() if mesh is None else mesh
+        path = Path(path).expanduser()
+        if not is_workdir(path):
+            return cls._from_weights(path, config, tokenizer, ema, mesh)
+        config = read_config(path) if config is None else config
+        check_sampling(config, None)
+        task = _diffusion(path, assemble.build_task(config))
+        spec = assemble.batch_spec(config, task, 1)
+        params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
+        params, step = restore_params(path, placed(mesh, params), ema=ema)
+        frozen = restore_run_frozen(config, task, path, mesh, for_training=False)
+        return cls(config, task, params, frozen, mesh, step)
+
+    @classmethod
+    def _from_weights(
+        cls,
+        path: str | Path,
+        config: ConfigDict | None,
+        tokenizer: str | Path | None,
+        ema: bool,
+        mesh: Mesh,
+    ) -> "Pipeline":
+        with open_model(path, config=config, tokenizer=tokenizer, ema=ema) as model:
+            model.check()
+            task = _diffusion(path, model.task)
+            check_sampling(model.config, None)
+            params, frozen = load_diffusion(model, mesh)
+            return cls(model.config, task, params, frozen, mesh, step=0, notes=model.notes)
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        progress: Callable[[int], object] | None = None,
+        callback: Callable[[Generation], object] | None = None,
+        callback_every: int = 5,
+        **arguments: Unpack[Arguments],
+    ) -> np.ndarray:
+        """Returns images [n, H, W, C].
+
+        Image k of the result is a function of (seed, first_index + k) and of its own condition. Its
+        noise does not change with the number of images or devices; nor do its pixels, to the bit
+        while buckets have the same size, and else but for rounding.
+
+        Args:
+          prompts: one text, or one per image, for models that read text.
+          progress: called with the number of images finished, after each bucket.
+          callback: called with the `Generation` after every `callback_every` rows, which it may
+            look at (`preview`) and steer (`change`).
+          callback_every: rows of the sampler's table between two calls.
+          **arguments: see `pipeline.arguments.Arguments`.
+
+        Raises:
+          UserError: the condition is missing or of the wrong kind, or an argument is illegal.
+        """
+        found: list[np.ndarray] = []
+        for generation in self.stream(prompts, **arguments):
+            if progress is not None and not found:
+                progress(0)  # the first bucket compiles: let a bar show that it has begun
+            while callback is not None and not generation.done:
+                generation.advance(callback_every)
+                callback(generation)
+            found.append(generation.images())
+            if progress is not None:
+                progress(generation.count)
+        return np.concatenate(found)
+
+    def stream(
+        self, prompts: str | Sequence[str] | None = None, **arguments: Unpack[Arguments]
+    ) -> Iterator[Generation]:
+        """Returns the buckets of a run one by one, each not yet drawn; arguments as for a call.
+
+        What is wrong with the arguments is raised at once.
+        """
+        check_names(tuple(arguments), tuple(Arguments.__annotations__))
+        plan = make_plan(self.config, self.task, arguments)
+        request = self._request(prompts, arguments, plan)
+        programs = self._compiled(
+            make_options(self.task, arguments), arguments.get("tile"), plan.image_shape
+        )
+        largest = self.config.sample.per_device_batch
+        size = bucket_size(len(request), batch_shards(self.mesh), largest)
+
+        def remake(**changes: Any) -> Request:
+            check_names(tuple(changes), ("prompts", *STEERING))
+            new: Any = {**arguments, **changes}
+            again = self._request(new.pop("prompts", prompts), new, plan)
+            if len(again) != len(request):
+                raise UserError(
+                    f"change: got {len(again)} prompts for {len(request)} images. Legal: as many."
+                )
+            return again
+
+        def generations() -> Iterator[Generation]:
+            for number, rows in enumerate(buckets(len(request), size)):
+                left = len(request) - number * size
+                yield Generation(
+                    programs,
+                    (self._params, self._frozen, arguments.get("guide_params")),
+                    request.take(rows),
+                    plan,
+                    count=min(size, left),
+                    last=left <= size,
+                    as_uint8=arguments.get("output", "uint8") == "uint8",
+                    remake=lambda rows=rows, **changes: remake(**changes).take(rows),
+                )
+
+        return generations()
+
+    def start(
+        self, prompts: str | Sequence[str] | None = None, **arguments: Unpack[Arguments]
+    ) -> Generation:
+        """Returns a run that has not begun, to advance, look at and steer step by step.
+
+        Raises:
+          UserError: more images than a bucket holds, or as for a call.
+        """
+        runs = self.stream(prompts, **arguments)
+        first = next(runs)
+        if not first.last:
+            raise UserError(
+                f"start: got more images than one bucket holds. Legal: up to {first.count}, or a "
+                "larger config.sample.per_device_batch."
+            )
+        return first
+
+    def invert(
+        self,
+        images: np.ndarray,
+        prompts: str | Sequence[str] | None = None,
+        *,
+        refinements: int = 2,
+        **arguments: Unpack[Arguments],
+    ) -> np.ndarray:
+        """Returns the noise [n, h, w, c] that DDIM makes these images of: DDIM inversion.
+
+        Give it back as `latents`, with sampler='ddim' and the same prompt, steps and spacing, to
+        get the images again, or with another prompt to edit them. Guidance is off unless asked for:
+        with it the way back is less exact.
+
+        Args:
+          images: uint8 [H, W, C] or several.
+          prompts: one text, or one per image, for models that read text.
+          refinements: see `samplers.ddim_inversion`; evaluations per step less one.
+          **arguments: those of a call that speak of condition, steps, spacing and guidance.
+        """
+        legal = ("classes", "conditions", "num_images", "negative", "steps", "spacing", "tile")
+        check_names(tuple(arguments), (*legal, "guidance_scale", "image_shape"))
+        arguments = {"guidance_scale": 1.0, **arguments}
+        whole: Any = {**arguments, "image": images, "strength": 1.0, "sampler": "ddim"}
+        plan = make_plan(self.config, self.task, whole)
+        rows = ddim_inversion(plan.levels, refinements)
+        request = self._request(prompts, whole, plan)
+        programs = self._compiled(Options(), arguments.get("tile"), plan.image_shape)
+        size = bucket_size(
+            len(request), batch_shards(self.mesh), self.config.sample.per_device_batch
+        )
+        found = []
+        for number, taken in enumerate(buckets(len(request), size)):
+            run = Generation(
+                programs,
+                (self._params, self._frozen, None),
+                request.take(taken),
+                Plan(plan.levels, rows, plan.image_shape, noisy=False),
+                count=min(size, len(request) - number * size),
+            )
+            run.advance()
+            found.append(run.latents())
+        return np.concatenate(found)
+
+    def fingerprint(self) -> str:
+        """Returns the sha256 of the parameters of model, conditioner and first stage, in hex."""
+        return params_hash((self._params, self._frozen))
+
+    def _request(self, prompts: Any, arguments: Arguments, plan: Plan) -> Request:
+        return make_request(self.config, self.task, self._reader, prompts, arguments, plan)
+
+    def _compiled(
+        self, options: Options, tile: int | None, image_shape: tuple[int, int]
+    ) -> Programs:
+        self.task.first_stage.check_tile(tile)
+        if tile is not None and max(image_shape) <= tile:
+            tile = None
+        if (options, tile) not in self._programs:
+            self._programs[options, tile] = Programs(
+                self.task,
+                self.mesh,
+                options,
+                decode_batch=self.config.sample.get("decode_batch", 1),
+                tile=tile,
+            )
+        return self._programs[options, tile]
+
+
+def _diffusion(path: str | Path, task: Task) -> LatentDiffusionTask:
+    if not isinstance(task, LatentDiffusionTask):
+        raise UserError(f"{path}: holds a first stage alone; sampling needs latent_diffusion.")
+    return task

@@ -1,0 +1,231 @@
+"""From the arguments of a call to a request and a plan."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from ldm_jax.core.checks import UserError, check_in, check_range, check_shape
+from ldm_jax.diffusion.spacing import make_levels
+from ldm_jax.pipeline.arguments import Arguments
+from ldm_jax.pipeline.canvas import as_images, as_masks
+from ldm_jax.pipeline.conditions import ConditionReader
+from ldm_jax.pipeline.regions import region_weights
+from ldm_jax.pipeline.request import Inputs, Plan, Request, numbers
+from ldm_jax.samplers.editing import from_strength, repaint
+from ldm_jax.tasks.guided import Options
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train import assemble
+
+_SEEDS = 2**32
+_STRENGTH = 0.75  # the reference's
+
+
+def make_plan(config: ConfigDict, task: LatentDiffusionTask, arguments: Arguments) -> Plan:
+    """Returns levels, table and size of a run.
+
+    Raises:
+      UserError: an illegal sampler, number of steps, spacing, size or strength.
+    """
+    sample = config.sample
+    sampler = arguments.get("sampler") or sample.sampler
+    if isinstance(sampler, str):
+        same = sampler == sample.sampler.name
+        sampler = sample.sampler if same else {"name": sampler}
+    levels = make_levels(
+        task.schedule,
+        _given(arguments, "steps", sample.steps),
+        _given(arguments, "spacing", sample.spacing),
+    )
+    steps = len(levels)
+    mask, strength = arguments.get("mask"), arguments.get("strength")
+    if arguments.get("image") is None:
+        for name in ("mask", "strength"):
+            if arguments.get(name) is not None:
+                raise UserError(f"{name}: given without an image to start from.")
+    else:
+        default = _STRENGTH if mask is None else 1.0
+        levels = from_strength(levels, default if strength is None else strength)
+    whole = len(levels) == steps
+    rows = assemble.build_rows(sampler, levels, task)
+    resample, jump = arguments.get("resample", 1), arguments.get("jump", 1)
+    if mask is None and (resample, jump) != (1, 1):
+        raise UserError("resample, jump: they bring what a mask leaves together. Legal: a mask.")
+    return Plan(
+        levels,
+        repaint(levels, rows, resample, jump),
+        _image_shape(task, arguments),
+        whole=whole,
+    )
+
+
+def make_options(task: LatentDiffusionTask, arguments: Arguments) -> Options:
+    """Returns what the compiled programs are made for.
+
+    Raises:
+      UserError: windows that the model cannot take, or codes of a model without a codebook.
+    """
+    quantize = arguments.get("quantize", False)
+    if quantize and not hasattr(task.first_stage.model, "quantize"):
+        raise UserError("quantize: this model's first stage has no codebook. Legal: False.")
+    window, guide = arguments.get("window"), arguments.get("guide")
+    if window is None:
+        return Options(quantize=quantize, guide=guide)
+    assemble.check_image_size(task, *window)
+    factor = task.first_stage.model.downsampling_factor
+    overlap = arguments.get("overlap")
+    # Whole latent pixels; a quarter of the smaller edge unless told.
+    shared = min(window) // factor // 4 if overlap is None else overlap // factor
+    if shared * factor != (shared * factor if overlap is None else overlap):
+        raise UserError(f"overlap={overlap}: legal are multiples of {factor} pixels.")
+    return Options(
+        window=(window[0] // factor, window[1] // factor),
+        overlap=(shared, shared),
+        quantize=quantize,
+        guide=guide,
+    )
+
+
+def make_request(
+    config: ConfigDict,
+    task: LatentDiffusionTask,
+    reader: ConditionReader,
+    prompts: Any,
+    arguments: Arguments,
+    plan: Plan,
+) -> Request:
+    """Returns what is asked for, a row per image.
+
+    Raises:
+      UserError: a condition of the wrong kind, or a value, shape or number that is not legal.
+    """
+    inputs, count = reader.read(
+        prompts,
+        arguments.get("classes"),
+        arguments.get("conditions"),
+        _image_count(arguments),
+    )
+    check_in("output", arguments.get("output", "uint8"), ("uint8", "float32"))
+    size = plan.image_shape
+    latent = task.first_stage.latent_shape(*size)
+    latents = arguments.get("latents")
+    if latents is not None:
+        check_shape("latents", np.shape(latents), (count, *latent))
+        latents = np.asarray(latents, np.float32)
+    regions = arguments.get("regions", ())
+    image, mask = arguments.get("image"), arguments.get("mask")
+    channels = task.first_stage.model.image_channels
+    first = arguments.get("first_index", 0)
+    guide_inputs = arguments.get("guide_inputs")
+    return Request(
+        inputs=inputs,
+        seeds=_seeds("seed", arguments.get("seed", 0), count),
+        indices=np.arange(first, first + count, dtype=np.int32),
+        regions=tuple(reader.per_image("regions", r.prompt, count) for r in regions),
+        weights=region_weights(regions, count, size, latent[:2]) if regions else None,
+        variation=_variation(arguments, count),
+        latents=latents,
+        toward=_toward(reader, arguments, count),
+        image=None if image is None else _rows(as_images("image", image, size, channels), count),
+        mask=None if mask is None else _rows(as_masks("mask", mask, size), count),
+        guide=guide_inputs,
+        **_guidance(config, reader, inputs, arguments, count, bool(regions)),
+    )
+
+
+def _guidance(
+    config: ConfigDict,
+    reader: ConditionReader,
+    inputs: Inputs,
+    arguments: Arguments,
+    count: int,
+    regional: bool,
+) -> dict[str, Any]:
+    """Returns the fields of a request that say how strongly it is steered."""
+    threshold = arguments.get("threshold")
+    found: dict[str, Any] = {}
+    if threshold is not None:
+        percentile, limit = threshold
+        check_range("threshold percentile", percentile, 0, 100)
+        found["threshold"] = np.full((count, 2), (percentile, limit), np.float32)
+    wanted = _given(arguments, "guidance_scale", config.sample.guidance_scale)
+    scale = numbers("guidance_scale", wanted, count, -np.inf, np.inf)
+    negative = arguments.get("negative")
+    if not inputs or (np.all(scale == 1) and not regional):
+        if negative is not None:
+            raise UserError("negative: has no effect without guidance. Legal: guidance_scale > 1.")
+        return found
+    if negative is not None:
+        found["negative"] = reader.per_image("negative", negative, count)
+    interval, rescale = arguments.get("guidance_interval"), arguments.get("guidance_rescale")
+    if interval is not None:
+        found["interval"] = np.full((count, 2), interval, np.float32)
+    if rescale is not None:
+        found["rescale"] = numbers("guidance_rescale", rescale, count, 0, 1)
+    return {**found, "scale": scale}
+
+
+def _variation(arguments: Arguments, count: int) -> tuple[np.ndarray, np.ndarray] | None:
+    seed = arguments.get("variation_seed")
+    if seed is None:
+        return None
+    weight = numbers("variation_weight", arguments.get("variation_weight", 0.1), count, 0, 1)
+    return _seeds("variation_seed", seed, count), weight
+
+
+def _toward(
+    reader: ConditionReader, arguments: Arguments, count: int
+) -> tuple[Inputs, np.ndarray] | None:
+    toward = arguments.get("toward")
+    if toward is None:
+        return None
+    weight = numbers("toward_weight", arguments.get("toward_weight", 0.5), count, 0, 1)
+    return reader.per_image("toward", toward, count), weight
+
+
+def _image_count(arguments: Arguments) -> int | None:
+    """Returns the number of images that is asked for, or that per-image arguments imply."""
+    if arguments.get("num_images") is not None:
+        return arguments["num_images"]
+    names = ("seed", "variation_seed", "variation_weight", "toward_weight", "latents")
+    values: list[Any] = [arguments.get(name) for name in names]
+    counts = {len(value) for value in values if value is not None and np.ndim(value) > 0}
+    image = arguments.get("image")
+    if image is not None and np.ndim(image) == 4:
+        counts.add(len(image))
+    return max(counts) if counts else None
+
+
+def _image_shape(task: LatentDiffusionTask, arguments: Arguments) -> tuple[int, int]:
+    shape, image = arguments.get("image_shape"), arguments.get("image")
+    if shape is None and image is not None:
+        found = np.shape(image)
+        channels = task.first_stage.model.image_channels
+        shape = found[-3:-1] if len(found) > 2 and found[-1] == channels else found[-2:]
+    if shape is None:
+        return (task.image_size, task.image_size)
+    assemble.check_image_size(task, *shape)
+    return (shape[0], shape[1])
+
+
+def _seeds(what: str, seeds: Any, count: int) -> np.ndarray:
+    found = np.asarray(seeds)
+    if found.ndim > 1 or found.size not in (1, count):
+        raise UserError(f"{what}: got shape {found.shape} for {count} images. Legal: 1 or {count}.")
+    for seed in found.reshape(-1):
+        if seed != int(seed) or not 0 <= seed < _SEEDS:
+            raise UserError(f"{what}={seed}: legal is 0 to 2^32 - 1.")
+    return np.broadcast_to(found.reshape(-1), (count,)).astype(np.uint32)
+
+
+def _rows(found: np.ndarray, count: int) -> np.ndarray:
+    """Returns an array with a row for every image, from one row or as many."""
+    if len(found) not in (1, count):
+        raise UserError(f"image, mask: got {len(found)} for {count} images. Legal: 1 or {count}.")
+    return np.broadcast_to(found, (count, *found.shape[1:]))
+
+
+def _given(arguments: Mapping[str, Any], name: str, default: Any) -> Any:
+    value = arguments.get(name)
+    return default if value is None else value
