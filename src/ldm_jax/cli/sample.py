@@ -1,25 +1,30 @@
 """`ldm-jax sample --checkpoint DIR_OR_FILE --prompt TEXT`."""
 
 import argparse
-import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldm_jax.cli.config_args import apply_overrides, load_config
 from ldm_jax.cli.progress import Progress
 from ldm_jax.core.checks import UserError, read_text
 
+if TYPE_CHECKING:
+    from ldm_jax.pipeline.arguments import Arguments
+
 EXAMPLES = """\
   ldm-jax sample --workdir runs/shapes_text --prompt "a large red circle at the top left" \\
-    --num_images 4 --seed 1
-  ldm-jax sample --workdir runs/shapes_text --prompts_file prompts.txt --sampler ddpm --steps 250
-  ldm-jax sample --checkpoint stable-diffusion-v1-4/ --prompt "a red bicycle"
+    --num_images 4 --seed 1 --grid
+  ldm-jax sample --workdir runs/shapes_text --prompts prompts.txt --sampler dpmpp_2m --steps 20
+  ldm-jax sample --checkpoint stable-diffusion-v1-4/ --prompt "a red bicycle" --negative "blurry"
   ldm-jax sample --checkpoint sd-v1-4.ckpt --tokenizer DIR --prompt "a red bicycle" --size 512x768
-Image k depends on the seed, on k and on its prompt or class alone.
+  ldm-jax sample --workdir runs/shapes_text --prompt "a blue cross" --image a.png --strength 0.6
+  ldm-jax sample --workdir runs/shapes_text --prompt "a blue cross" --image a.png --mask m.png
+  ldm-jax sample --workdir runs/faces --num_images 50000 --npz --out samples
+Image k depends on the seed, on k and on its prompt or class alone. The same call again goes on
+where it was stopped.
 """
-_RECORD = "samples.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer", metavar="DIR", help="a Hugging Face folder, where the model has none")
     add("--out", metavar="DIR", help="folder for the images (default: WORKDIR/out, or ./out)")
     add("--prompt", metavar="TEXT", action="append", help="repeat it for several images")
-    add("--prompts_file", metavar="FILE", help="text file, one prompt a line")
+    add("--prompts", metavar="FILE", help="text file, one prompt or class number a line")
+    add("--negative", metavar="TEXT", help="prompt or class number to steer away from")
     add(
         "--class",
         dest="classes",
@@ -66,19 +72,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_finite,
         help="short for --config.sample.guidance_scale; 1 turns guidance off",
     )
+    add("--spacing", metavar="NAME", help="short for --config.sample.spacing")
+    add("--rescale", metavar="PHI", type=_finite, help="of guided outputs, 0 to 1 (default: 0)")
     add("--raw", action="store_true", help="raw parameters instead of their average")
+    add("--image", metavar="FILE", help="to start from, instead of noise alone")
+    add("--strength", metavar="S", type=_finite, help="how much of it is drawn anew, 0 to 1")
+    add("--mask", metavar="FILE", help="white where the image is painted over")
+    add("--window", metavar="HxW", type=_size, help="denoise larger images in such windows")
+    add("--tile", metavar="N", type=_whole(1), help="decode larger images in such windows")
+    add("--grid", action="store_true", help="also write grid.png, of the first 256 images")
+    add("--npz", action="store_true", help="also write all images as one .npz, in ADM's layout")
+    add(
+        "--save_every",
+        metavar="K",
+        type=_whole(1),
+        help="also write what is expected after every K rows of the sampler",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
-    """Draws, then writes one PNG per image, a grid, and what made them as JSON."""
-    prompts = _prompts(arguments)
-    given = prompts or arguments.classes or ()
+    """Draws bucket by bucket, and writes each image as soon as it is there."""
+    source = Path(arguments.checkpoint or arguments.workdir).expanduser()
+    prompts, classes = _listed_conditions(arguments)
+    given = prompts or classes or ()
     if arguments.num_images is not None and len(given) > 1:
         raise UserError(
             f"--num_images={arguments.num_images}: got {len(given)} prompts or classes, one image "
             "each. Legal: --num_images with at most one of them."
         )
-    source = Path(arguments.checkpoint or arguments.workdir).expanduser()
     config = _config(source, arguments, overrides)
     out = Path(arguments.out or (source / "out" if arguments.workdir else "out"))
 
@@ -92,27 +113,93 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     )
     for note in pipeline.notes:
         print(f"note: {note}")
-    count = max(len(given), arguments.num_images or 1)
-    with Progress("sample", count, "image") as progress:
-        images = pipeline(
-            prompts,
-            classes=arguments.classes,
-            conditions=_conditions(arguments),
-            num_images=arguments.num_images,
-            seed=arguments.seed,
-            image_shape=arguments.size,
-            progress=progress,
-        )
+    wanted = _wanted(arguments, classes, pipeline.task.first_stage.model.image_channels)
+    generations = pipeline.stream(prompts, **wanted)
+    count = max(len(given), arguments.num_images or 1, _rows(wanted.get("conditions")))
+    folder = _open_folder(out, arguments, pipeline, prompts, classes, count)
+    _draw(generations, folder, arguments.save_every)
+    if arguments.grid:
+        from ldm_jax.train.hooks import image_grid
+
+        folder.save_grid(image_grid)
+    if arguments.npz:
+        print(f"archive: {folder.save_npz()}")
+    print(f"{count} image{'s' if count > 1 else ''} in {out}")
+
+
+def _draw(generations: Iterator[Any], folder: Any, save_every: int | None) -> None:
+    """Runs every bucket whose images are not all there, and writes them."""
+    with Progress("sample", len(folder), "image") as progress:
+        progress(0)
+        for generation in generations:
+            numbers = generation.request.indices[: generation.count]
+            if not folder.has(numbers):
+                while save_every is not None and not generation.done:
+                    generation.advance(save_every)
+                    for number, image in zip(numbers, generation.preview(), strict=True):
+                        folder.save_intermediate(number, generation.row, image)
+                for number, image in zip(numbers, generation.images(), strict=True):
+                    folder.save(number, image)
+            progress(len(numbers))
+
+
+def _open_folder(
+    out: Path,
+    arguments: argparse.Namespace,
+    pipeline: Any,
+    prompts: list[str] | None,
+    classes: list[int] | None,
+    count: int,
+) -> Any:
+    """Returns the folder of the images, with the record of what makes them."""
+    from ldm_jax.cli.sample_files import SampleFolder
+
+    size = arguments.size or (pipeline.task.image_size,) * 2
     settings = {
-        "checkpoint": str(source),
+        "checkpoint": str(arguments.checkpoint or arguments.workdir),
+        "checkpoint_hash": pipeline.fingerprint(),
         "step": pipeline.step,
         "parameters": "raw" if arguments.raw else "ema",
         "seed": arguments.seed,
-        "size": list(images.shape[1:3]),
-        "sample": config.sample.to_dict(),
+        "size": list(size),
+        "sample": pipeline.config.sample.to_dict(),
     }
-    _write(out, images, prompts, arguments.classes, settings)
-    print(f"{len(images)} image{'s' if len(images) > 1 else ''} in {out}")
+    for name in ("negative", "rescale", "image", "strength", "mask", "window", "tile"):
+        if getattr(arguments, name) is not None:
+            settings[name] = getattr(arguments, name)
+    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    for key, values in (("prompt", prompts), ("class", classes)):
+        for k, row in enumerate(rows if values else ()):
+            row[key] = (values or [])[k % len(values or [])]
+    return SampleFolder(out, settings, rows)
+
+
+def _wanted(arguments: argparse.Namespace, classes: list[int] | None, channels: int) -> "Arguments":
+    """Returns the arguments of the pipeline's call."""
+    from ldm_jax.cli.sample_files import read_image
+
+    wanted: Any = {
+        "classes": classes,
+        "conditions": _conditions(arguments),
+        "num_images": arguments.num_images,
+        "seed": arguments.seed,
+        "image_shape": arguments.size,
+        "guidance_rescale": arguments.rescale,
+        "strength": arguments.strength,
+        "window": arguments.window,
+        "tile": arguments.tile,
+    }
+    if arguments.negative is not None:
+        wanted["negative"] = int(arguments.negative) if classes else arguments.negative
+    if arguments.image is not None:
+        wanted["image"] = read_image("--image", arguments.image, channels)
+    if arguments.mask is not None:
+        wanted["mask"] = read_image("--mask", arguments.mask, 1)[..., 0]
+    return wanted
+
+
+def _rows(conditions: Any) -> int:
+    return 0 if conditions is None else len(next(iter(conditions.values())))
 
 
 def _config(source: Path, arguments: argparse.Namespace, overrides: list[str]) -> Any:
@@ -149,43 +236,9 @@ def _shortcuts(arguments: argparse.Namespace) -> list[str]:
         "sampler.name": arguments.sampler,
         "steps": arguments.steps,
         "guidance_scale": arguments.guidance,
+        "spacing": arguments.spacing,
     }
     return [f"--config.sample.{k}={v}" for k, v in fields.items() if v is not None]
-
-
-def _write(
-    out: Path, images: Any, prompts: list[str] | None, classes: list[int] | None, settings: dict
-) -> None:
-    """Writes the images, their grid and their record, in place of those of an earlier call."""
-    from ldm_jax.train.hooks import image_grid, save_png
-
-    record = out / _RECORD
-    # A longer earlier call would leave images that look like ours.
-    for number in range(len(images), _images_before(record)):
-        _image_path(out, number).unlink(missing_ok=True)
-    rows = []
-    for k, image in enumerate(images):
-        save_png(_image_path(out, k), image)
-        row: dict[str, Any] = {"file": _image_path(out, k).name, "index": k}
-        for key, values in (("prompt", prompts), ("class", classes)):
-            if values:
-                row[key] = values[k % len(values)]
-        rows.append(row)
-    save_png(out / "grid.png", image_grid(images))
-    text = json.dumps({**settings, "num_images": len(rows), "images": rows}, indent=2)
-    record.write_text(text + "\n")
-
-
-def _images_before(record: Path) -> int:
-    """Returns how many images an earlier call recorded; 0 without a whole record."""
-    try:
-        return int(json.loads(record.read_text())["num_images"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0
-
-
-def _image_path(out: Path, number: int) -> Path:
-    return out / f"{number:05d}.png"
 
 
 def _conditions(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -204,18 +257,24 @@ def _conditions(arguments: argparse.Namespace) -> dict[str, Any] | None:
         raise UserError(f"--conditions={path}: not a .npz of plain arrays ({error}).") from error
 
 
-def _prompts(arguments: argparse.Namespace) -> list[str] | None:
-    """Returns all prompts, those of the file last, without its blank lines."""
-    if arguments.prompts_file is None:
-        return arguments.prompt
-    path = Path(arguments.prompts_file)
+def _listed_conditions(
+    arguments: argparse.Namespace,
+) -> tuple[list[str] | None, list[int] | None]:
+    """Returns all prompts and all classes, those of the file last, without its blank lines.
+
+    The lines of a file are classes if all of them are numbers and no prompt is given.
+    """
+    if arguments.prompts is None:
+        return arguments.prompt, arguments.classes
+    path = Path(arguments.prompts)
     if not path.is_file():
-        raise UserError(f"--prompts_file={path}: no such file; expected one prompt a line.")
-    lines = read_text(path, "--prompts_file").splitlines()
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise UserError(f"--prompts_file={path}: has no text in it; expected one prompt a line.")
-    return [*(arguments.prompt or []), *prompts]
+        raise UserError(f"--prompts={path}: no such file; expected one prompt a line.")
+    lines = [line.strip() for line in read_text(path, "--prompts").splitlines() if line.strip()]
+    if not lines:
+        raise UserError(f"--prompts={path}: has no text in it; expected one prompt a line.")
+    if not arguments.prompt and all(line.isascii() and line.isdigit() for line in lines):
+        return None, [*(arguments.classes or []), *map(int, lines)]
+    return [*(arguments.prompt or []), *lines], arguments.classes
 
 
 def _whole(minimum: int) -> Callable[[str], int]:

@@ -259,7 +259,15 @@ class Pipeline:
 
     def fingerprint(self) -> str:
         """Returns the sha256 of the parameters of model, conditioner and first stage, in hex."""
-        return params_hash((self._params, self._frozen))
+        frozen, scale = self._frozen, self._frozen.latent_scale
+        return params_hash(
+            {
+                "model": self._params,
+                "first_stage": frozen.params,
+                "scale": {"shift": scale.shift, "scale": scale.scale},
+                "conditioner": frozen.conditioner or {},
+            }
+        )
 
     def _request(self, prompts: Any, arguments: Arguments, plan: Plan) -> Request:
         return make_request(self.config, self.task, self._reader, prompts, arguments, plan)

@@ -69,7 +69,8 @@ class Programs:
         options = Options() if options is None else options
         self.mesh, self.task, self.options = mesh, task, options
         whole, rows = P(), P(BATCH_AXES)
-        parts = functools.partial(jax.shard_map, mesh=mesh)
+        # Loops start from constants, which JAX would not let become what varies over devices.
+        parts = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
 
         def run(params, frozen, guide_params, controls, state, table, seeds, indices, start, stop):
             predict = make_predict(task, params, frozen, controls, options, guide_params)
