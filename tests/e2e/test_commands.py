@@ -177,7 +177,7 @@ def test_sample_takes_prompts_classes_sampler_and_size(runs, tmp_path):
     prompts.write_text("a small blue cross at the top left\n\n  a large red circle\n")
     out = tmp_path / "text"
     flags = ("--sampler", "ddpm", "--steps", 3, "--guidance", 1, "--size", "8x24", "--raw")
-    images = draw(runs, out, "--prompt", "red", "--prompts_file", prompts, *flags)
+    images = draw(runs, out, "--prompt", "red", "--prompts", prompts, *flags)
     record = json.loads((out / "samples.json").read_text())
     assert images["00002.png"].shape == (8, 24, 3)
     assert [row["prompt"] for row in record["images"]] == [
@@ -387,8 +387,8 @@ SAMPLING = [
         ["text", "--prompt", "a", "--config.data.image_size", "8"],
         "Legal: --config.sample.FIELD, a",
     ),
-    (["text", "--prompts_file", "none.txt"], "none.txt: no such file; expected one prompt a line."),
-    (["text", "--prompts_file", "/dev/null"], "/dev/null: no such file; expected one prompt"),
+    (["text", "--prompts", "none.txt"], "none.txt: no such file; expected one prompt a line."),
+    (["text", "--prompts", "/dev/null"], "/dev/null: no such file; expected one prompt"),
     (
         ["text", "--prompt", "a", "--prompt", "b", "--num_images", "3"],
         "--num_images=3: got 2 prompts or classes, one image each. Legal: --num_images with at mos",
@@ -409,15 +409,15 @@ def test_sampling_mistakes_take_one_line_and_write_nothing(
 def test_an_empty_prompts_file_is_refused(runs, capfd, tmp_path):
     empty = tmp_path / "empty.txt"
     empty.write_text("\n  \n")
-    line = refuse(capfd, "sample", "--workdir", runs.text, "--prompts_file", empty)
-    assert line == f"--prompts_file={empty}: has no text in it; expected one prompt a line."
+    line = refuse(capfd, "sample", "--workdir", runs.text, "--prompts", empty)
+    assert line == f"--prompts={empty}: has no text in it; expected one prompt a line."
 
 
 def test_text_that_is_not_utf8_is_named(runs, capfd, tmp_path):
     latin = tmp_path / "latin.txt"
     latin.write_bytes("café".encode("latin-1"))
-    line = refuse(capfd, "sample", "--workdir", runs.text, "--prompts_file", latin)
-    assert line == f"--prompts_file={latin}: byte 3 is not UTF-8. Legal: text saved as UTF-8."
+    line = refuse(capfd, "sample", "--workdir", runs.text, "--prompts", latin)
+    assert line == f"--prompts={latin}: byte 3 is not UTF-8. Legal: text saved as UTF-8."
 
 
 def test_a_first_stage_is_compared_by_what_it_is(runs, capfd, tmp_path):

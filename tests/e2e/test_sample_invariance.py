@@ -11,7 +11,7 @@ import pytest
 from ldm_jax.conditioning import TextTransformer
 from ldm_jax.core import rng
 from ldm_jax.diffusion.schedule import make_schedule
-from ldm_jax.diffusion.spacing import make_steps
+from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.models import Autoencoder, UNet
 from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.parallel.sharding import batch_sharding, put_batch, shardings
@@ -20,8 +20,8 @@ from ldm_jax.samplers.ddim import ddim
 from ldm_jax.tasks.base import to_uint8_images
 from ldm_jax.tasks.first_stage import FirstStage, Frozen, fixed_scale
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train import sampling
 from ldm_jax.train.assemble import SampleSettings
+from ldm_jax.train.sampling import make_sample_fn
 
 COUNT, SEED, RANGE = 8, 3, 2.0
 MESHES = [(1, 1, 1), (2, 1, 1), (1, 2, 2), (4, 1, 1), (8, 1, 1), (2, 4, 1)]
@@ -45,7 +45,8 @@ TASK = LatentDiffusionTask(
     image_size=16,
 )
 # Noise is added at every step, and guidance doubles the batch.
-SETTINGS = SampleSettings(ddim(eta=1.0), make_steps(TASK.schedule, 4, "trailing"), 2.0)
+LEVELS = make_levels(TASK.schedule, 4)
+SETTINGS = SampleSettings(LEVELS, ddim(LEVELS, eta=1.0), 2.0)
 TOKENS = np.random.default_rng(1).integers(0, 16, (COUNT, 4)).astype(np.int32)
 
 
@@ -80,8 +81,7 @@ def _sample(batch_size, devices):
         functools.partial(
             TASK.sample,
             seed=SEED,
-            sampler=SETTINGS.sampler,
-            steps=SETTINGS.steps,
+            rows=SETTINGS.rows,
             guidance_scale=SETTINGS.guidance_scale,
         ),
         out_shardings=batch_sharding(mesh),
@@ -101,10 +101,8 @@ def _draw(shape, per_device_batch=2):
     """Returns all images as floats from the compiled sampler of commands and grids."""
     mesh = make_mesh(shape, jax.devices()[: math.prod(shape)])
     params, frozen = jax.device_put(weights(), shardings(mesh, weights()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "to_uint8_images", lambda images: images)
-        draw = sampling.make_sample_fn(TASK, SETTINGS, mesh, per_device_batch=per_device_batch)
-        return draw(params, frozen, {"tokens": TOKENS}, SEED, np.arange(COUNT))
+    draw = make_sample_fn(TASK, SETTINGS, mesh, per_device_batch=per_device_batch, as_uint8=False)
+    return draw(params, frozen, {"tokens": TOKENS}, SEED, np.arange(COUNT))
 
 
 def test_images_differ_and_stay_in_a_sane_range():

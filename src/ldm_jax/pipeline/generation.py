@@ -49,7 +49,7 @@ class Generation:
         as_uint8: bool = True,
         remake: Callable[..., Request] | None = None,
     ):
-        """Encodes prompts and draws the noise; `Pipeline.start` makes one.
+        """Computes nothing yet; `Pipeline.start` makes one.
 
         Args:
           programs: that run it.
@@ -65,10 +65,18 @@ class Generation:
         self._params, self._frozen, self._guide_params = weights
         self.request, self.plan, self.count, self.last = request, plan, count, last
         self.row, self.total = 0, len(plan.rows)
-        self._table = programs.put_table(plan.rows)
+        self._begun = False
+
+    def _begin(self) -> None:
+        """Encodes prompts and image, and draws the noise, unless that is done."""
+        if self._begun:
+            return
+        self._begun = True
+        programs, request = self._programs, self.request
+        self._table = programs.put_table(self.plan.rows)
         self._seeds, self._indices = programs.put_rows((request.seeds, request.indices))
         self._known = self._encoded(request)
-        self.controls = self._steered(request)
+        self._controls = self._steered(request)
         self._state = programs.begin(self._start(request))
 
     @property
@@ -80,12 +88,13 @@ class Generation:
         """Runs so many rows of the table, by default all that are left."""
         if rows is not None and rows < 1:
             raise UserError(f"rows={rows}: legal is 1 or more.")
+        self._begin()
         stop = self.total if rows is None else min(self.row + rows, self.total)
         self._state = self._programs.advance(
             self._params,
             self._frozen,
             self._guide_params,
-            self.controls,
+            self._controls,
             self._state,
             self._table,
             self._seeds,
@@ -97,6 +106,7 @@ class Generation:
 
     def preview(self) -> np.ndarray:
         """Returns the images [n, H, W, C] that the model expects now: its last predicted x0."""
+        self._begin()
         return self._decoded(self._state.z if self.done else self._state.x0)[0]
 
     def images(self) -> np.ndarray:
@@ -113,6 +123,7 @@ class Generation:
 
     def latents(self) -> np.ndarray:
         """Returns the latents [n, h, w, c] as they are now."""
+        self._begin()
         return np.asarray(self._state.z)[: self.count]
 
     def change(self, **arguments: Any) -> None:
@@ -129,13 +140,14 @@ class Generation:
         """
         if self._remake is None:
             raise UserError("change: this run cannot be steered.")
+        self._begin()
         request = self._remake(**arguments)
         if request.scale is None and self.request.scale is not None:
             # Guidance of scale 1 keeps the program.
             request = dataclasses.replace(request, scale=np.ones(len(request), np.float32))
         if "image" in arguments:
             self._known = self._encoded(request)
-        self.controls = self._steered(request)
+        self._controls = self._steered(request)
         self.request = request
 
     def _decoded(self, z: Array) -> tuple[np.ndarray, np.ndarray]:
@@ -168,7 +180,7 @@ class Generation:
             return noise
         if not self.plan.noisy:
             return self._known
-        known, mask = self._known, self.controls.mask
+        known, mask = self._known, self._controls.mask
         if mask is not None and self.plan.whole:
             known = known * mask  # nothing of what is painted over
         return _noised(levels.alpha_bar[0], known, noise)

@@ -15,7 +15,7 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.core.rng import Purpose, StepKeys
 from ldm_jax.core.types import Conditioning
 from ldm_jax.diffusion.schedule import make_schedule
-from ldm_jax.diffusion.spacing import make_steps
+from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.samplers.base import initial_noise
 from ldm_jax.samplers.ddim import ddim
 from ldm_jax.tasks.first_stage import Frozen
@@ -171,7 +171,7 @@ def test_denoiser_reads_alpha_bar_at_t():
 def test_sample_shapes_and_seed():
     task = make_task(ClassLabel(num_classes=10, dim=2))
     params = {**PARAMS, "conditioner": {"table": {"embedding": jnp.ones((11, 2))}}}
-    steps = make_steps(SCHEDULE, 3, "trailing")
+    rows = ddim(make_levels(SCHEDULE, 3))
 
     @functools.partial(jax.jit, static_argnames="image_shape")
     def draw(seed, image_shape=None):
@@ -181,8 +181,7 @@ def test_sample_shapes_and_seed():
             {"class": jnp.arange(2)},
             jnp.arange(2),
             seed=seed,
-            sampler=ddim(),
-            steps=steps,
+            rows=rows,
             guidance_scale=2.0,
             image_shape=image_shape,
         )
@@ -286,7 +285,7 @@ def test_a_frozen_conditioner_has_no_dropout():
 
 
 def draw(task, params, frozen, steps=1, **fields):
-    arguments = {"seed": 0, "sampler": ddim(), "steps": make_steps(SCHEDULE, steps, "trailing")}
+    arguments = {"seed": 0, "rows": ddim(make_levels(SCHEDULE, steps))}
     sample = jax.jit(
         lambda params, frozen, batch: task.sample(
             params, frozen, batch, jnp.arange(2), **(arguments | fields)
