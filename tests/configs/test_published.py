@@ -88,6 +88,9 @@ MODELS = {
     "compression_celebahq:32": ((8, 8, 32), 257_862_176, VQ_F32, 0),
 }
 
+# Name: latent, parameters of the classifier and of the first stage.
+CLASSIFIERS = {"imagenet_classifier": ((32, 32, 4), 111_604_200, VQ_F8)}
+
 # Heads at every width of the U-Net that has attention: they do not show in the counts.
 HEADS = {
     "celebahq": {448: 14, 672: 21, 896: 28},
@@ -144,7 +147,7 @@ def describe_within_memory(spec):
 
 def test_every_published_config_is_in_a_table():
     files = {path.stem for path in FOLDER.glob("*.py")} - {"published_base"}
-    assert files == {spec.partition(":")[0] for spec in [*FIRST_STAGES, *MODELS]}
+    assert files == {spec.partition(":")[0] for spec in [*FIRST_STAGES, *MODELS, *CLASSIFIERS]}
 
 
 @pytest.mark.parametrize("spec", FIRST_STAGES)
@@ -171,6 +174,18 @@ def test_a_diffusion_model_has_the_published_size(spec):
     assert facts["frozen_parameters"] == first_stage + unet + conditioner - trained
     if spec in LEARNING_RATES:
         assert facts["effective_learning_rate"] == pytest.approx(LEARNING_RATES[spec], rel=1e-6)
+
+
+@pytest.mark.parametrize("spec", CLASSIFIERS)
+def test_a_classifier_has_the_published_size(spec):
+    latent, classifier, first_stage = CLASSIFIERS[spec]
+    facts = describe_within_memory(spec)
+    assert facts["parameters"] == {"classifier": classifier}
+    assert facts["first_stage_parameters"] == facts["frozen_parameters"] == first_stage
+    assert facts["latent_shape"] == list(latent)
+    # With the U-Net that it guides, the 506M of the paper's Table 3.
+    unet = MODELS["imagenet_vq_f8"][1]
+    assert (unet + classifier) // 1_000_000 == 506
 
 
 @pytest.mark.parametrize("spec", HEADS)

@@ -229,7 +229,7 @@ def test_what_a_cache_refuses(runs, cache, vq, tmp_path, capfd):
     line = refuse(capfd, "train", "--config", TINY, "--workdir", workdir, cached)
     assert line == (
         f"config.data.latent_cache={cache}: autoencoder trains on images. Legal: with "
-        "task.name=latent_diffusion only."
+        "task.name=latent_diffusion or latent_classifier."
     )
     line = refuse(capfd, *encoding(runs, cache))
     assert line == (

@@ -1,6 +1,6 @@
 """Models of a few thousand parameters on 16×16 shapes: `--config tests/e2e/tiny.py:NAME`.
 
-NAME is autoencoder, adversarial, text or class. The diffusion models need
+NAME is autoencoder, adversarial, text, class or classifier. All but the first two need
 `--config.task.first_stage.workdir=DIR`.
 """
 
@@ -26,6 +26,15 @@ UNET = {
     "num_res_blocks": 0,
     "num_head_channels": 8,
     "transformer_depth": 1,
+    "num_groups": 4,
+}
+CLASSIFIER = {
+    "name": "unet_encoder",
+    "out_channels": 24,
+    "channels": 8,
+    "channel_mult": (1,),
+    "num_res_blocks": 0,
+    "num_head_channels": 8,
     "num_groups": 4,
 }
 TEXT = {
@@ -64,6 +73,13 @@ def get_config(name="autoencoder"):
         }
         config.data.holdout = 6
         config.evaluation.update(every=3, images=6, batch_size=4)
+    elif name == "classifier":
+        config.task = {
+            "name": "latent_classifier",
+            "model": CLASSIFIER,
+            "first_stage": {"model": AUTOENCODER, "workdir": placeholder(str), "scale_images": 8},
+            "schedule": {"name": "linear"},
+        }
     else:
         first_stage = {"model": AUTOENCODER, "workdir": placeholder(str), "scale_images": 16}
         config.task = {

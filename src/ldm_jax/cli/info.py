@@ -49,7 +49,7 @@ def describe(config) -> tuple[dict[str, Any], str]:
     from clu import parameter_overview
 
     from ldm_jax.tasks.first_stage import Frozen
-    from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+    from ldm_jax.tasks.latent_task import LatentTask
     from ldm_jax.train import assemble
     from ldm_jax.train.frozen import abstract_frozen
     from ldm_jax.train.preflight import check_config
@@ -59,7 +59,7 @@ def describe(config) -> tuple[dict[str, Any], str]:
     params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
     size, channels = config.data.image_size, config.data.get("channels", 3)
     frozen = abstract_frozen(task, size)
-    stage = task.first_stage if isinstance(task, LatentDiffusionTask) else task.model
+    stage = task.first_stage if isinstance(task, LatentTask) else task.model
     networks = dict(params)
     if isinstance(frozen, Frozen):
         first_stage, constants = frozen.params, (frozen.params, frozen.conditioner)

@@ -23,6 +23,7 @@ from ldm_jax.samplers.ddim_inversion import ddim_inversion
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.guided import Options
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
 from ldm_jax.train.exchange import load_diffusion, open_model
@@ -291,5 +292,6 @@ class Pipeline:
 
 def _diffusion(path: str | Path, task: Task) -> LatentDiffusionTask:
     if not isinstance(task, LatentDiffusionTask):
-        raise UserError(f"{path}: holds a first stage alone; sampling needs latent_diffusion.")
+        what = "a classifier" if isinstance(task, LatentTask) else "a first stage"
+        raise UserError(f"{path}: holds {what} alone; sampling needs latent_diffusion.")
     return task

@@ -22,12 +22,13 @@ from ldm_jax.diffusion.process import alpha_bar_at, q_sample
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.samplers.base import Rows, image_keys, initial_noise, sample
 from ldm_jax.samplers.guidance import Denoise, classifier_free
-from ldm_jax.tasks.base import LossOutput, to_float_images
+from ldm_jax.tasks.base import LossOutput
 from ldm_jax.tasks.first_stage import FirstStage, Frozen
+from ldm_jax.tasks.latent_task import LatentTask
 
 
 @dataclasses.dataclass(frozen=True)
-class LatentDiffusionTask:
+class LatentDiffusionTask(LatentTask):
     """Denoising in the latent space of a first stage (Rombach et al. 2022, equations 2 and 3).
 
     loss = E_{z, eps, t} weight(t) · ‖target - network(z_t, t, tau(y))‖, averaged over the latent.
@@ -107,13 +108,9 @@ class LatentDiffusionTask:
         batch: Batch,
         keys: StepKeys,
     ) -> LossOutput:
-        """Returns the denoising loss at one uniformly drawn timestep per example.
-
-        Latents come from the batch's `image`, or from its `moments`, [b, h, w, m], where the
-        images were encoded beforehand; both give the same latents but for rounding.
-        """
+        """Returns the denoising loss at one uniformly drawn timestep per example."""
         del group
-        z0 = jax.lax.stop_gradient(self._latents(frozen, batch, keys(Purpose.POSTERIOR)))
+        z0 = self.latents(frozen, batch, keys(Purpose.POSTERIOR))
         t = randint(keys(Purpose.TIMESTEP), 0, self.schedule.num_timesteps)
         eps = normal(keys(Purpose.NOISE), z0.shape[1:])
         z_t = q_sample(self.schedule, z0, t, eps)
@@ -143,15 +140,18 @@ class LatentDiffusionTask:
         return LossOutput(loss, metrics, mutable)
 
     @property
-    def moments_shape(self) -> tuple[int, int, int]:
-        """(h, w, m) of the moments of a training image."""
-        return self.first_stage.moments_shape(self.image_size, self.image_size)
+    def inputs(self) -> tuple[str, ...]:
+        """What the conditioner reads."""
+        return tuple(self.conditioner.inputs)
 
-    def _latents(self, frozen: Frozen, batch: Batch, keys: Array) -> Array:
-        if "moments" not in batch:
-            return self.first_stage.encode(frozen, to_float_images(batch["image"]), keys)
-        latents = self.first_stage.sample_unscaled(batch["moments"], keys)
-        return self.first_stage.scaled(frozen, latents)
+    def input_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """As the conditioner has them."""
+        return self.conditioner.input_shapes(self.image_size)
+
+    @property
+    def has_frozen_conditioner(self) -> bool:
+        """Whether `frozen` holds the conditioner too."""
+        return not self.train_conditioner
 
     def _training_conditioning(
         self, params: PyTree, frozen: Frozen, batch: Batch, keys: StepKeys
@@ -170,13 +170,6 @@ class LatentDiffusionTask:
     def _conditioner_variables(self, params: PyTree, frozen: Frozen) -> PyTree:
         found = params["conditioner"] if self.train_conditioner else frozen.conditioner
         return {"params": found}
-
-    def revise(
-        self, group: str, params: PyTree, mutable: PyTree, step: Array
-    ) -> tuple[PyTree, PyTree]:
-        """Returns everything as it is."""
-        del group, step
-        return params, mutable
 
     def condition(self, params: PyTree, frozen: Frozen, batch: Batch) -> Conditioning:
         """Returns the conditioning of a batch of condition inputs, [b, …] each."""

@@ -22,7 +22,7 @@ from ldm_jax.diffusion.schedule import ZERO_TERMINAL
 from ldm_jax.diffusion.schedule import make_schedule as make_noise_schedule
 from ldm_jax.diffusion.spacing import Levels, make_levels
 from ldm_jax.diffusion.weighting import WEIGHTINGS
-from ldm_jax.models import DISCRIMINATORS, FIRST_STAGES, NETWORKS
+from ldm_jax.models import CLASSIFIERS, DISCRIMINATORS, FIRST_STAGES, NETWORKS
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.samplers import SAMPLERS
 from ldm_jax.samplers.base import Rows
@@ -30,7 +30,9 @@ from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask
 from ldm_jax.tasks.autoencoder import AutoencoderTask
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.first_stage import FirstStage
+from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train.cache_key import open_cache
 from ldm_jax.train.optim import make_optimizer, make_schedule
 
@@ -123,16 +125,28 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
     return task
 
 
+def _latent_classifier_task(settings: dict[str, Any], image_size: int) -> LatentClassifierTask:
+    stage = settings.pop("first_stage")["model"]
+    schedule = settings.pop("schedule", {"name": "linear"})
+    built = {
+        "model": build("config.task.model", CLASSIFIERS, settings.pop("model", {})),
+        "first_stage": FirstStage(build("config.task.first_stage.model", FIRST_STAGES, stage)),
+        "schedule": call("config.task.schedule", make_noise_schedule, schedule),
+    }
+    return call("config.task", LatentClassifierTask, settings, image_size=image_size, **built)
+
+
 TASKS = {
     "autoencoder": _autoencoder_task,
     "adversarial_autoencoder": _adversarial_task,
     "latent_diffusion": _latent_diffusion_task,
+    "latent_classifier": _latent_classifier_task,
 }
 
 
 def size_multiple(task: Task) -> int:
     """Returns the pixels that legal image heights and widths are multiples of."""
-    if isinstance(task, LatentDiffusionTask):
+    if isinstance(task, LatentTask):
         return task.first_stage.model.downsampling_factor * task.model.size_multiple
     return task.model.downsampling_factor
 
@@ -195,12 +209,13 @@ def check_classes(task: Task, source: Any) -> None:
     """Raises UserError unless the conditioner's table holds every class of the source."""
     if "class" not in condition_inputs(task):
         return
-    conditioner: Any = cast(LatentDiffusionTask, task).conditioner
-    got = conditioner.num_classes
+    classifies = isinstance(task, LatentClassifierTask)
+    where = "model.out_channels" if classifies else "conditioner.num_classes"
+    got = (task.model if classifies else cast(Any, task).conditioner).num_classes
     names = source.class_names
     if names is not None and got < len(names):
         raise UserError(
-            f"config.task.conditioner.num_classes={got}, but the data have "
+            f"config.task.{where}={got}, but the data have "
             f"{len(names)} classes. Legal: {len(names)} or more."
         )
 
@@ -266,7 +281,7 @@ def build_examples(config: ConfigDict, source: Any, tokenizer: Any, indices: Any
 
 def condition_inputs(task: Task) -> tuple[str, ...]:
     """Returns the batch entries that the task's conditioner reads."""
-    return tuple(task.conditioner.inputs) if isinstance(task, LatentDiffusionTask) else ()
+    return task.inputs if isinstance(task, LatentTask) else ()
 
 
 def batch_spec(config: ConfigDict, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -274,11 +289,11 @@ def batch_spec(config: ConfigDict, task: Task, batch_size: int) -> dict[str, jax
     data = config.data
     size, channels = data.image_size, data.get("channels", 3)
     example = {"image": jax.ShapeDtypeStruct((size, size, channels), jnp.uint8)}
-    if isinstance(task, LatentDiffusionTask):
+    if isinstance(task, LatentTask):
         if data.get("latent_cache"):
             shape = task.first_stage.moments_shape(size, size)
             example = {"moments": jax.ShapeDtypeStruct(shape, jnp.float32)}
-        example |= task.conditioner.input_shapes(size)
+        example |= task.input_shapes()
     return {
         name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype) for name, x in example.items()
     }

@@ -20,6 +20,7 @@ from ldm_jax.interop.files import write_json, write_weights
 from ldm_jax.interop.foreign import Progress
 from ldm_jax.models.autoencoder import Autoencoder
 from ldm_jax.tasks.first_stage import LatentScale
+from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.exchange import Model
@@ -46,6 +47,11 @@ def convert(model: Model, target: str | Path, to: str, progress: Progress | None
       UserError: the target exists, or its layout has no place for this model.
     """
     write = lookup("--to", LAYOUTS, to)
+    if isinstance(model.task, LatentClassifierTask):
+        raise UserError(
+            f"{model.path}: holds a classifier of noisy latents, for which no layout has a place. "
+            "Legal: a diffusion model or a first stage."
+        )
     target = check_target(model.path, target, to)
     if to == "compvis":
         write(model, target, progress)  # a file, which appears when it is whole

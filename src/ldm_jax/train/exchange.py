@@ -30,7 +30,9 @@ from ldm_jax.parallel.sharding import placed, replicated
 from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.first_stage import Frozen, LatentScale, fixed_scale
+from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import (
     is_workdir,
@@ -228,6 +230,52 @@ def load_diffusion(model: Model, mesh: Mesh) -> tuple[PyTree, Frozen]:
     return params, load_frozen(model, mesh, with_conditioner=not task.train_conditioner)
 
 
+def load_classifier(model: Model, mesh: Mesh, guided: Model) -> PyTree:
+    """Returns the parameters of a classifier, for `LatentClassifierTask.log_prob`.
+
+    Args:
+      model: a classifier's run.
+      mesh: over which they are laid out.
+      guided: the diffusion model that it is to guide.
+
+    Raises:
+      UserError: no classifier, or one of other latents or another noise than the model's.
+    """
+    task = model.task
+    if not isinstance(task, LatentClassifierTask):
+        raise UserError(
+            f"{model.path}: holds no classifier. Legal: the --workdir of a run of a "
+            "latent_classifier."
+        )
+    assert isinstance(guided.task, LatentDiffusionTask)
+    same = {
+        "first stage": _digest(model) == _digest(guided),
+        "scale of latents": _same(model.latent_scale, guided.latent_scale),
+        "noise schedule": _same(task.schedule, guided.task.schedule),
+    }
+    for what, agrees in same.items():
+        if not agrees:
+            raise UserError(
+                f"{model.path}: its {what} is not that of {guided.path}. Legal: a classifier "
+                f"trained with --config.task.first_stage.workdir={guided.path}."
+            )
+    return {"classifier": load_component(model, "classifier", mesh)}
+
+
+def _digest(model: Model) -> str:
+    """Returns the hash of a model's first stage, as kept with the scale of its latents."""
+    recorded = model.scale_record.get("first_stage")
+    if recorded:
+        return str(recorded)
+    params = model.load("first_stage") if "first_stage" in model.abstract else {}
+    return first_stage_hash(model.module("first_stage"), params)
+
+
+def _same(tree: PyTree, other: PyTree) -> bool:
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
 def load_frozen(model: Model, mesh: Mesh, *, with_conditioner: bool) -> Frozen:
     """Returns the parts of a diffusion model that a run does not train, laid out over a mesh.
 
@@ -289,6 +337,8 @@ def check_same_components(what: str, model: Model, wanted: Mapping[str, Any]) ->
 
 
 def _modules(task: Task) -> dict[str, Any]:
+    if isinstance(task, LatentClassifierTask):
+        return {"classifier": task.model, "first_stage": task.first_stage.model}
     if not isinstance(task, LatentDiffusionTask):
         return {"first_stage": task.model}
     return {
@@ -406,6 +456,11 @@ def _initializers(task: Task, config: ConfigDict) -> dict[str, Callable[[Any], P
     size = config.data.image_size
     if isinstance(task, FirstStageTask):
         return {"first_stage": lambda key: task.init(key, spec)[0]["autoencoder"]}
+    if isinstance(task, LatentClassifierTask):
+        return {
+            "first_stage": lambda key: task.first_stage.init(key, size),
+            "classifier": lambda key: task.init(key, spec)[0]["classifier"],
+        }
     assert isinstance(task, LatentDiffusionTask)
     return {
         "first_stage": lambda key: task.first_stage.init(key, size),
@@ -431,6 +486,8 @@ def _open_workdir(path: Path, config: ConfigDict, ema: bool) -> Model:
             "conditioner": (trained if task.train_conditioner else "frozen", "conditioner"),
             "unet": (trained, "unet"),
         }
+    elif isinstance(task, LatentClassifierTask):
+        places = {"first_stage": ("frozen", "params"), "classifier": (trained, "classifier")}
     else:
         places = {"first_stage": (trained, "autoencoder")}
     abstract = _abstract(task, config)
@@ -443,7 +500,7 @@ def _open_workdir(path: Path, config: ConfigDict, ema: bool) -> Model:
         return tree
 
     scale, record = None, {}
-    if isinstance(task, LatentDiffusionTask):
+    if isinstance(task, LatentTask):
         vector = jax.ShapeDtypeStruct((task.first_stage.model.latent_channels,), jnp.float32)
         found = read_item(path, "frozen", "latent_scale", {"shift": vector, "scale": vector})
         scale = LatentScale(jnp.asarray(found["shift"]), jnp.asarray(found["scale"]))

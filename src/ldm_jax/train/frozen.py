@@ -11,6 +11,7 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from ldm_jax.core.checks import UserError
 from ldm_jax.core.rng import Purpose, example_keys, step_key
 from ldm_jax.core.types import Array, PyTree
 from ldm_jax.data.pipeline import Stream
@@ -25,8 +26,10 @@ from ldm_jax.tasks.first_stage import (
     fixed_scale,
     measured_scale,
 )
+from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_statistics import LatentStatistics, LatentSums
+from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train.cache_key import check_cached_first_stage
 from ldm_jax.train.checkpoint import read_frozen_record, restore_frozen
 from ldm_jax.train.exchange import (
@@ -51,13 +54,13 @@ def abstract_frozen(task: Task, image_size: int) -> PyTree:
         return Perceptual(
             jax.eval_shape(task.perceptual_distance.init, key, images, images)["params"]
         )
-    if not isinstance(task, LatentDiffusionTask):
+    if not isinstance(task, LatentTask):
         return {}
     first_stage = jax.eval_shape(lambda key: task.first_stage.init(key, image_size), key)
     channels = task.first_stage.model.latent_channels
     vector: Any = jax.ShapeDtypeStruct((channels,), jnp.float32)
     conditioner = None
-    if not task.train_conditioner:
+    if isinstance(task, LatentDiffusionTask) and task.has_frozen_conditioner:
         conditioner = jax.eval_shape(task.init_conditioner, key)
     return Frozen(first_stage, LatentScale(vector, vector), conditioner)
 
@@ -69,13 +72,16 @@ def load_perceptual(config: ConfigDict, mesh: Mesh) -> Perceptual:
 
 
 def prepare_frozen(
-    config: ConfigDict, task: LatentDiffusionTask, stream: Stream, mesh: Mesh
+    config: ConfigDict, task: LatentTask, stream: Stream, mesh: Mesh
 ) -> tuple[Frozen, dict[str, Any]]:
     """Loads the first stage that a run trains against, and measures its latents.
 
     `config.task.first_stage.scale_factor` is a number; 'auto', per-channel mean and standard
     deviation; or 'std', one standard deviation of all elements. Both are those of posterior samples
     of `scale_images` training images, but of no image twice. The reference uses one batch.
+
+    A classifier whose `config.task.first_stage.workdir` is a diffusion model, the one that it is to
+    guide, takes that model's scale instead.
 
     Args:
       config: checked by `ldm_jax.train.preflight`.
@@ -94,11 +100,15 @@ def prepare_frozen(
     model = task.first_stage.model
     if config.train.init_from:
         with open_start(config, task) as start:
-            frozen = load_frozen(start, mesh, with_conditioner=not task.train_conditioner)
+            frozen = load_frozen(start, mesh, with_conditioner=task.has_frozen_conditioner)
             digest = first_stage_hash(model, frozen.params)
             record = {**start.scale_record, "first_stage": digest}
         check_cached_first_stage(config, digest, task.moments_shape)
         return frozen, record
+    if isinstance(task, LatentClassifierTask):
+        guided = _frozen_of_guided(config, task, mesh)
+        if guided is not None:
+            return guided
     settings: Mapping[str, Any] = config.task.first_stage
     params = load_first_stage(config, task, mesh)
     digest = first_stage_hash(model, params)
@@ -112,6 +122,38 @@ def prepare_frozen(
     logging.info("latents of %s", statistics)
     scale = measured_scale(statistics, factor)
     return Frozen(params, scale), {**record, "statistics": statistics.to_json()}
+
+
+def _frozen_of_guided(
+    config: ConfigDict, task: LatentClassifierTask, mesh: Mesh
+) -> tuple[Frozen, dict[str, Any]] | None:
+    """Returns what `prepare_frozen` does, from the diffusion model that a classifier is to guide.
+
+    None if `config.task.first_stage.workdir` is a first stage alone, or not given.
+
+    Raises:
+      UserError: its first stage or its noise schedule are not the classifier's.
+    """
+    source = config.task.first_stage.get("workdir")
+    if not source:
+        return None
+    with open_model(source, for_sampling=False) as model:
+        if not isinstance(model.task, LatentTask):
+            return None
+        what = f"config.task.first_stage.workdir={source}"
+        model.check()
+        check_same_components(what, model, {"first_stage": task.first_stage.model})
+        if not np.array_equal(model.task.schedule.alpha_bar, task.schedule.alpha_bar):
+            raise UserError(
+                f"{what}: its noise schedule is not config.task.schedule. Legal: that of the model "
+                f"which the classifier is to guide, {dict(model.config.task.get('schedule', {}))}."
+            )
+        frozen = load_frozen(model, mesh, with_conditioner=False)
+        digest = first_stage_hash(task.first_stage.model, frozen.params)
+        record = {**model.scale_record, "first_stage": digest}
+    check_cached_first_stage(config, digest, task.moments_shape)
+    logging.info("latents are scaled as those of %s", source)
+    return frozen, record
 
 
 def restore_run_frozen(
@@ -133,7 +175,7 @@ def restore_run_frozen(
     if not abstract:
         return {}
     frozen = restore_frozen(workdir, placed(mesh, abstract))
-    if isinstance(task, LatentDiffusionTask):
+    if isinstance(task, LatentTask):
         digest = first_stage_hash(task.first_stage.model, frozen.params)
         check_first_stage(str(workdir), read_frozen_record(workdir), digest)
         if for_training:
@@ -141,7 +183,7 @@ def restore_run_frozen(
     return frozen
 
 
-def load_first_stage(config: ConfigDict, task: LatentDiffusionTask, mesh: Mesh) -> PyTree:
+def load_first_stage(config: ConfigDict, task: LatentTask, mesh: Mesh) -> PyTree:
     """Returns the parameters of the first stage that `config` names, {} where it has none.
 
     It is the one of `config.train.init_from`, or lies at `config.task.first_stage.workdir`.

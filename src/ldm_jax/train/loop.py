@@ -26,7 +26,7 @@ from ldm_jax.data.pipeline import Stream
 from ldm_jax.parallel.mesh import check_batch_size, make_mesh
 from ldm_jax.parallel.sharding import placed, put_batch, shardings
 from ldm_jax.tasks.base import Task
-from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import (
     Checkpoints,
@@ -160,7 +160,7 @@ def _prepare_frozen(
 ) -> PyTree:
     if not jax.tree.leaves(abstract_frozen(task, config.data.image_size)):
         return {}
-    if not isinstance(task, LatentDiffusionTask):
+    if not isinstance(task, LatentTask):
         perceptual = load_perceptual(config, mesh)
         save_frozen(workdir, perceptual)
         return perceptual
@@ -197,7 +197,7 @@ def _start_from(config: ConfigDict, mesh: Mesh, task: Task, state: TrainState) -
     Of a first stage, a discriminator starts afresh: no model comes with one.
     """
     with open_start(config, task) as model:
-        if isinstance(task, LatentDiffusionTask):
+        if isinstance(task, LatentTask):
             params = {name: load_component(model, name, mesh) for name in state.params}
         else:
             autoencoder = load_component(model, "first_stage", mesh)

@@ -17,6 +17,7 @@ from ldm_jax.interop.inception_weights import load_inception
 from ldm_jax.interop.lpips_weights import load_lpips
 from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import has_begun, has_frozen, read_config
 from ldm_jax.train.evaluation import check_evaluation
@@ -62,7 +63,7 @@ def check_config(config: ConfigDict) -> Any:
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed={config.seed}: legal is 0 to 2^32 - 1.")
     _check_data(config.data)
-    if config.task.get("name") == "latent_diffusion":
+    if config.task.get("name") in ("latent_diffusion", "latent_classifier"):
         _check_first_stage(config.task.get("first_stage", {}))
     task = assemble.build_task(config)
     assemble.batch_spec(config, task, config.train.batch_size)
@@ -70,10 +71,10 @@ def check_config(config: ConfigDict) -> Any:
     _check_ranges(config)
     if isinstance(task, LatentDiffusionTask):
         assemble.build_sample_settings(config, task)
-    elif config.data.get("latent_cache"):
+    elif config.data.get("latent_cache") and not isinstance(task, LatentTask):
         raise UserError(
             f"config.data.latent_cache={config.data.latent_cache}: {config.task.name} trains on "
-            "images. Legal: with task.name=latent_diffusion only."
+            "images. Legal: with task.name=latent_diffusion or latent_classifier."
         )
     _check_channels(config.data.get("channels", 3), task)
     check_evaluation(config, task)
@@ -81,7 +82,7 @@ def check_config(config: ConfigDict) -> Any:
 
 
 def _check_channels(channels: int, task: Any) -> None:
-    model = task.first_stage.model if isinstance(task, LatentDiffusionTask) else task.model
+    model = task.first_stage.model if isinstance(task, LatentTask) else task.model
     if channels != model.image_channels:
         raise UserError(
             f"config.data.channels={channels}, but the first stage has "
@@ -123,12 +124,12 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
     if (Path(workdir) / "config.json").is_file():
         read_config(workdir)
     _check_judges(config, task, workdir)
-    if not isinstance(task, LatentDiffusionTask):
+    if not isinstance(task, LatentTask):
         _check_start(config, task, workdir)
         return
     if has_frozen(workdir):
         return  # a run keeps its own copy of the first stage
-    if not config.train.init_from and not task.train_conditioner:
+    if not config.train.init_from and task.has_frozen_conditioner:
         raise UserError(
             "config.task.train_conditioner=False: a frozen conditioner needs its weights. Legal: "
             "--config.train.init_from=MODEL, such as a diffusers folder of Stable Diffusion."
@@ -160,7 +161,7 @@ def check_encode(
     return task
 
 
-def _check_first_stage_weights(config: ConfigDict, task: LatentDiffusionTask) -> None:
+def _check_first_stage_weights(config: ConfigDict, task: LatentTask) -> None:
     """Raises UserError unless the first stage that `config` names is there."""
     if config.train.init_from:
         open_start(config, task).close()
