@@ -6,10 +6,10 @@ Importing this package imports neither TensorFlow nor PyTorch and initialises no
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldm_jax.pipeline import Generation, Pipeline
+    from ldm_jax.pipeline import Generation, Pipeline, Region
 
 __version__ = "0.1.0"
-__all__ = ["Generation", "Pipeline"]
+__all__ = ["Generation", "Pipeline", "Region"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,8 @@
 
 from ldm_jax.pipeline.canvas import extend_canvas
 from ldm_jax.pipeline.generation import Generation
+from ldm_jax.pipeline.guides import ClassifierGuide, ImageGuide
 from ldm_jax.pipeline.pipeline import Pipeline
+from ldm_jax.pipeline.regions import Region
 
-__all__ = ["Generation", "Pipeline", "extend_canvas"]
+__all__ = ["ClassifierGuide", "Generation", "ImageGuide", "Pipeline", "Region", "extend_canvas"]

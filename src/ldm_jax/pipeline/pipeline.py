@@ -17,16 +17,18 @@ from ldm_jax.parallel.sharding import placed
 from ldm_jax.pipeline.arguments import STEERING, Arguments, check_names
 from ldm_jax.pipeline.conditions import ConditionReader
 from ldm_jax.pipeline.generation import Generation
+from ldm_jax.pipeline.guides import ClassifierGuide
 from ldm_jax.pipeline.planning import make_options, make_plan, make_request
 from ldm_jax.pipeline.request import Plan, Request
 from ldm_jax.samplers.ddim_inversion import ddim_inversion
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.guided import Options
+from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
-from ldm_jax.train.exchange import load_diffusion, open_model
+from ldm_jax.train.exchange import load_classifier, load_diffusion, open_model
 from ldm_jax.train.fingerprint import params_hash
 from ldm_jax.train.frozen import restore_run_frozen
 from ldm_jax.train.preflight import check_sampling
@@ -42,6 +44,7 @@ class Pipeline:
       mesh: that the parameters lie on.
       step: of the training run; 0 for imported weights.
       notes: how what was read differs from what its files say, a line each.
+      source: where it was read.
     """
 
     def __init__(
@@ -53,11 +56,12 @@ class Pipeline:
         mesh: Mesh,
         step: int,
         notes: Sequence[str] = (),
+        source: Path | None = None,
     ):
         """Takes what `from_checkpoint` finds; `params` and `frozen` are laid out over `mesh`."""
         keep_compiled_programs()
         self.config, self.task, self.mesh, self.step = config, task, mesh, step
-        self.notes = tuple(notes)
+        self.notes, self.source = tuple(notes), source
         self._params, self._frozen = params, frozen
         tokenizer = assemble.build_tokenizer(config)
         assemble.check_tokenizer(task, tokenizer)
@@ -99,7 +103,7 @@ class Pipeline:
         params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
         params, step = restore_params(path, placed(mesh, params), ema=ema)
         frozen = restore_run_frozen(config, task, path, mesh, for_training=False)
-        return cls(config, task, params, frozen, mesh, step)
+        return cls(config, task, params, frozen, mesh, step, source=path)
 
     @classmethod
     def _from_weights(
@@ -115,7 +119,9 @@ class Pipeline:
             task = _diffusion(path, model.task)
             check_sampling(model.config, None)
             params, frozen = load_diffusion(model, mesh)
-            return cls(model.config, task, params, frozen, mesh, step=0, notes=model.notes)
+            return cls(
+                model.config, task, params, frozen, mesh, step=0, notes=model.notes, source=path
+            )
 
     def __call__(
         self,
@@ -257,6 +263,21 @@ class Pipeline:
             run.advance()
             found.append(run.latents())
         return np.concatenate(found)
+
+    def load_classifier(self, path: str | Path) -> ClassifierGuide:
+        """Returns a classifier of this model's noisy latents, to guide with.
+
+        Args:
+          path: the workdir of a run of a `latent_classifier`.
+
+        Raises:
+          UserError: no classifier, or one of other latents or another noise than this model's.
+        """
+        assert self.source is not None
+        with open_model(Path(path).expanduser()) as model, open_model(self.source) as guided:
+            params = load_classifier(model, self.mesh, guided)
+            assert isinstance(model.task, LatentClassifierTask)
+            return ClassifierGuide(model.task, params)
 
     def fingerprint(self) -> str:
         """Returns the sha256 of the parameters of model, conditioner and first stage, in hex."""
