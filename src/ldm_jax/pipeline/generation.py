@@ -160,7 +160,7 @@ class Generation:
 
     def _encoded(self, request: Request) -> Array | None:
         """Returns the scaled latents of the image that is started from, if there is one."""
-        if request.image is None:
+        if request.image is None or not request.keeps:
             return None
         pixels = request.image.astype(np.float32) / 127.5 - 1
         return self._programs.encode(self._frozen, self._programs.put_rows(pixels))
@@ -176,7 +176,7 @@ class Generation:
         if request.variation is not None:
             other, weight = put(request.variation)
             noise = _slerp(noise, self._programs.noise(shape, other, self._indices), weight)
-        if self._known is None:
+        if self._known is None or not request.keeps:
             return noise
         if not self.plan.noisy:
             return self._known
@@ -200,7 +200,7 @@ class Generation:
             else:
                 null = self._programs.null(rows, self._params, self._frozen)
         known = mask = None
-        if request.mask is not None:
+        if request.mask is not None and request.keeps:
             factor = self._programs.task.first_stage.model.downsampling_factor
             known, mask = self._known, put(known_latents(request.mask, factor))
         fields = ("weights", "scale", "interval", "rescale", "threshold", "guide")
