@@ -34,7 +34,7 @@ _AT_LEAST_ONE = {
         "keep_checkpoints",
         "sample_every",
     ),
-    "sample": ("steps", "per_device_batch"),
+    "sample": ("steps", "per_device_batch", "decode_batch"),
 }
 
 
