@@ -9,7 +9,7 @@ from ldm_jax.samplers.base import Rows, make_rows
 def dpmpp_2m(levels: Levels) -> Rows:
     """Returns the two-step method of second order with one evaluation per step.
 
-    With lambda = -log sigma, h = lambda_next - lambda, r = h_before / h and x = z / sqrt(alpha_bar),
+    With lambda = -log sigma, h = lambda_next - lambda, r = h_before / h, x = z / sqrt(alpha_bar),
 
       x_next = exp(-h) x + (1 - exp(-h)) (x0 + (x0 - x0_before) / (2 r))
 

@@ -28,7 +28,5 @@ def plms(levels: Levels) -> Rows:
     # The reference asks again at the next timestep, and at the same one if there is none.
     t_next = levels.t[min(1, len(levels) - 1)]
     half = along[:1] / 2
-    again = make_rows(
-        np.array([t_next]), from_z=0, from_base=1, base=stay[:1], eps=half, h1=half
-    )
+    again = make_rows(np.array([t_next]), from_z=0, from_base=1, base=stay[:1], eps=half, h1=half)
     return interleave(rows, again)

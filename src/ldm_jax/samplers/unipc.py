@@ -16,11 +16,13 @@ def unipc(levels: Levels, order: int = 2, solver: str = "bh2") -> Rows:
     With lambda = -log sigma, h = lambda_next - lambda, m_0 the x0 at the step's start and
     D_k = (m_k - m_0) / r_k of other x0, r_k = (lambda_k - lambda) / h (section 3 and appendix):
 
-      z_next = sigma_next' / sigma' z + alpha_next (1 - exp(-h)) m_0 - alpha_next B(h) sum_k rho_k D_k
+      z_next = sigma_next' / sigma' z + alpha_next (1 - exp(-h)) m_0
+               - alpha_next B(h) sum_k rho_k D_k
 
     The predictor takes earlier x0, the corrector also the one at the step's end, which costs no
-    further evaluation. Here alpha = sqrt(alpha_bar), sigma' = sqrt(1 - alpha_bar). The first steps
-    take as many x0 as there are, and one to clean data takes one.
+    further evaluation, and makes the order of a step one more. Here alpha = sqrt(alpha_bar) and
+    sigma' = sqrt(1 - alpha_bar). The first steps take as many x0 as there are, the last steps as
+    many as there are steps left, as in diffusers, and one to clean data takes one.
 
     Args:
       levels: noise levels to visit.
@@ -84,8 +86,8 @@ def _step(
 def _rho(r: np.ndarray, h: float, b_h: float, corrected: bool) -> np.ndarray:
     """Solves sum_k rho_k r_k^(n - 1) = n! phi_{n + 1}(h) / B(h) for n = 1, 2, ... (theorem 3.1).
 
-    phi_1 = expm1(-h), phi_{n + 1} = phi_n / -h - 1 / n!. Where there is a single unknown the authors
-    take 1 / 2, which is of the same order.
+    phi_1 = expm1(-h), phi_{n + 1} = phi_n / -h - 1 / n!. Where there is a single unknown the
+    authors take 1 / 2, which is of the same order.
     """
     if len(r) == 0:
         return np.zeros(0)
