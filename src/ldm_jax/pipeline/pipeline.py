@@ -30,9 +30,10 @@ from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
-from ldm_jax.train.exchange import load_classifier, load_diffusion, open_model
+from ldm_jax.train.exchange import open_model
 from ldm_jax.train.fingerprint import params_hash
 from ldm_jax.train.frozen import restore_run_frozen
+from ldm_jax.train.load import load_classifier, load_diffusion
 from ldm_jax.train.preflight import check_sampling
 from ldm_jax.train.sampling import Programs, bucket_size, buckets
 
