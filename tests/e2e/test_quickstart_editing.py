@@ -4,6 +4,7 @@ Trains it first (ten minutes); `LDM_JAX_QUICKSTART=DIR` takes the folder of an e
 """
 
 import importlib.util
+import logging
 import os
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from ldm_jax.data.shapes import COLOURS
 
 pytestmark = pytest.mark.slow
 
+FIGURES = logging.getLogger("figures")  # shown by `make test-slow`
 PROMPT = "a large red circle at the middle center"
 
 
@@ -57,7 +59,7 @@ def test_inversion_round_trip_at_100_steps(pipe, refinements):
     noise = pipe.invert(images, prompts, steps=100, refinements=refinements)
     back = pipe(prompts, latents=noise, sampler="ddim", steps=100, guidance_scale=1.0)
     figures = [round(psnr(a, b), 1) for a, b in zip(images, back, strict=True)]
-    print("round trip PSNR", figures)
+    FIGURES.info("inversion, %d refinements: PSNR %s", refinements, figures)
     assert min(figures) >= 30
 
 
@@ -100,5 +102,5 @@ def test_windows_leave_no_seams(pipe):
     steps = np.abs(np.diff(images, axis=2)).mean(axis=(0, 1, 3))
     borders = steps[[23, 31]]  # where the second window begins, and where the first one ends
     inside = np.delete(steps, [23, 31])
-    print("seams", borders.mean(), "inside", inside.mean())
+    FIGURES.info("seams %.3f, inside %.3f", borders.mean(), inside.mean())
     assert borders.mean() <= inside.mean()
