@@ -129,18 +129,26 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _draw(generations: Iterator[Any], folder: Any, save_every: int | None) -> None:
     """Runs every bucket whose images are not all there, and writes them."""
+    from ldm_jax.pipeline.generation import finished
+
     with Progress("sample", len(folder), "image") as progress:
         progress(0)
-        for generation in generations:
-            numbers = generation.request.indices[: generation.count]
-            if not folder.has(numbers):
-                while save_every is not None and not generation.done:
-                    generation.advance(save_every)
-                    for number, image in zip(numbers, generation.preview(), strict=True):
-                        folder.save_intermediate(number, generation.row, image)
-                for number, image in zip(numbers, generation.images(), strict=True):
-                    folder.save(number, image)
-            progress(len(numbers))
+
+        def missing() -> Iterator[Any]:
+            for generation in generations:
+                if folder.has(generation.numbers):
+                    progress(generation.count)
+                else:
+                    yield generation
+
+        for generation in missing() if save_every else finished(missing()):
+            while save_every is not None and not generation.done:
+                generation.advance(save_every)
+                for number, image in zip(generation.numbers, generation.preview(), strict=True):
+                    folder.save_intermediate(number, generation.row, image)
+            for number, image in zip(generation.numbers, generation.images(), strict=True):
+                folder.save(number, image)
+            progress(generation.count)
 
 
 def _open_folder(

@@ -18,7 +18,7 @@ from ldm_jax.parallel.sharding import placed
 from ldm_jax.pipeline.arguments import STEERING, Arguments, check_names
 from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows, hide
 from ldm_jax.pipeline.conditions import ConditionReader
-from ldm_jax.pipeline.generation import Generation
+from ldm_jax.pipeline.generation import Generation, finished
 from ldm_jax.pipeline.guides import ClassifierGuide
 from ldm_jax.pipeline.planning import make_options, make_plan, make_request
 from ldm_jax.pipeline.request import Plan, Request
@@ -155,9 +155,10 @@ class Pipeline:
           UserError: the condition is missing or of the wrong kind, or an argument is illegal.
         """
         found: list[np.ndarray] = []
-        for generation in self.stream(prompts, **arguments):
-            if progress is not None and not found:
-                progress(0)  # the first bucket compiles: let a bar show that it has begun
+        generations = self.stream(prompts, **arguments)
+        if progress is not None:
+            progress(0)  # the first bucket compiles: let a bar show that it has begun
+        for generation in generations if callback else finished(generations):
             while callback is not None and not generation.done:
                 generation.advance(callback_every)
                 callback(generation)
