@@ -75,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--spacing", metavar="NAME", help="short for --config.sample.spacing")
     add("--rescale", metavar="PHI", type=_finite, help="of guided outputs, 0 to 1 (default: 0)")
     add("--raw", action="store_true", help="raw parameters instead of their average")
+    add("--dtype", metavar="NAME", help="of the computation, such as bfloat16")
     add("--image", metavar="FILE", help="to start from, instead of noise alone")
     add("--strength", metavar="S", type=_finite, help="how much of it is drawn anew, 0 to 1")
     add("--mask", metavar="FILE", help="white where the image is painted over")
@@ -109,7 +110,11 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     check_folder("--out", out)
     check_sampling(config, arguments.size)
     pipeline = Pipeline.from_checkpoint(
-        source, config=config, tokenizer=arguments.tokenizer, ema=not arguments.raw
+        source,
+        config=config,
+        tokenizer=arguments.tokenizer,
+        ema=not arguments.raw,
+        dtype=arguments.dtype,
     )
     for note in pipeline.notes:
         print(f"note: {note}")
@@ -172,7 +177,7 @@ def _open_folder(
         "size": list(size),
         "sample": pipeline.config.sample.to_dict(),
     }
-    for name in ("negative", "rescale", "image", "strength", "mask", "window", "tile"):
+    for name in ("dtype", "negative", "rescale", "image", "strength", "mask", "window", "tile"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
     rows: list[dict[str, Any]] = [{} for _ in range(count)]

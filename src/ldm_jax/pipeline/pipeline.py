@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -30,7 +31,7 @@ from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
-from ldm_jax.train.exchange import open_model
+from ldm_jax.train.exchange import open_model, read_model_config
 from ldm_jax.train.fingerprint import params_hash
 from ldm_jax.train.frozen import restore_run_frozen
 from ldm_jax.train.load import load_classifier, load_diffusion
@@ -81,6 +82,7 @@ class Pipeline:
         config: ConfigDict | None = None,
         tokenizer: str | Path | None = None,
         ema: bool = True,
+        dtype: str | None = None,
         mesh: Mesh | None = None,
     ) -> "Pipeline":
         """Returns a model on disk, ready to sample.
@@ -92,6 +94,7 @@ class Pipeline:
             does not tell.
           tokenizer: folder of a Hugging Face tokenizer, where the model has none with it.
           ema: the averaged parameters (usual) or the raw ones.
+          dtype: of the computation, such as 'bfloat16' on accelerators; by default the model's.
           mesh: by default all devices along `data`.
 
         Raises:
@@ -99,6 +102,10 @@ class Pipeline:
         """
         mesh = make_mesh() if mesh is None else mesh
         path = Path(path).expanduser()
+        if dtype is not None:
+            read = read_config if is_workdir(path) else partial(read_model_config, ema=ema)
+            config = (read(path) if config is None else config).copy_and_resolve_references()
+            assemble.set_dtype(config, dtype)
         if not is_workdir(path):
             return cls._from_weights(path, config, tokenizer, ema, mesh)
         config = read_config(path) if config is None else config
