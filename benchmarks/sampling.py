@@ -65,6 +65,8 @@ def measure(contenders: Sequence[Any], batch: int, repeats: int, what: Sequence[
             runs = {c.name: getattr(c, part)(size) for c in contenders}
             for name, seconds in interleaved(runs, repeats).items():
                 records[name][f"{part}_batch_{size}_s"] = seconds
+                if part == "sample" and size == batch:
+                    records[name]["images_per_s"] = batch / seconds["median"]
     for c in contenders:
         alone = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         peak = c.peak_bytes()
