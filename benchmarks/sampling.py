@@ -78,8 +78,9 @@ def measure(contenders: Sequence[Any], batch: int, repeats: int, what: Sequence[
 
 def markdown(records: Sequence[dict]) -> str:
     """Returns the records as a table, with the ratio of the speed to the first peer's."""
-    columns = [key for key in records[0] if key.endswith("_s") and key != "compile_s"]
+    columns = [key for key in records[0] if "_batch_" in key]
     head = ["contender", *(key[:-2].replace("_", " ") + ", s" for key in columns), "compile, s"]
+    head += ["images/s", "peak memory, GiB"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     base = records[min(1, len(records) - 1)]
     for record in records:
@@ -88,6 +89,9 @@ def markdown(records: Sequence[dict]) -> str:
             median = record[key]["median"]
             cells.append(f"{median:.4g} ({base[key]['median'] / median:.2f}x)")
         cells.append(f"{sum(record['compile_s'].values()):.1f}")
+        cells.append(f"{record['images_per_s']:.2f}" if "images_per_s" in record else "")
+        peak = record["peak_device_bytes"] or record["peak_process_bytes"]
+        cells.append(f"{peak / 2**30:.2f}" if peak else "")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
