@@ -68,7 +68,8 @@ class Ours:
         )
         scale = fixed_scale(preset.latent_shape[2], self.scale_factor)
         self.frozen = Frozen(self.params["vae"]["params"], scale)
-        self.programs = Programs(task, make_mesh(), decode_batch=preset.batch)
+        one = make_mesh((1, 1, 1), jax.devices()[:1])
+        self.programs = Programs(task, one, decode_batch=preset.batch)
 
     def _shapes(self) -> dict[str, Any]:
         def init(key: Any, z: Any, context: Any) -> dict[str, Any]:
