@@ -69,7 +69,8 @@ def test_decoding_leaves_no_seams():
     whole, tiled = decoded(None), decoded(TILE)
     assert tiled.shape == whole.shape == (4, SIZE, SIZE, 3)
     gradient = across(tiled, INTERIOR)
-    assert across(tiled, BORDERS) < 1.03 * gradient  # 4 % is the deviation of such a mean
+    # By chance this image has steeper gradients there than elsewhere, with or without windows.
+    assert across(tiled, BORDERS) / gradient < across(whole, BORDERS) / across(whole, INTERIOR)
     # What windows add to the image is smooth: its steps at borders are a fraction of a gradient.
     assert across(tiled - whole, BORDERS) < 0.2 * gradient
     assert np.abs(tiled - whole).mean() < 0.15 * whole.std()  # normalisation sees one window
