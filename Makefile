@@ -17,11 +17,13 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-# PyTorch and diffusers, to compare with; nothing but tests/parity imports them. torch-fidelity
-# comes without its dependencies, for PyPI's torchvision does not fit a CPU build of torch.
+# PyTorch and diffusers, to compare with; nothing but tests/parity imports them. torch-fidelity and
+# k-diffusion come without their dependencies: the tests use one part of each, and PyPI's torchvision
+# does not fit a CPU build of torch.
 $(VENV)/installed-parity: $(VENV)/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[parity]"
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps torch-fidelity
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
+		torch-fidelity k-diffusion
 	touch $@
 
 quickstart: $(VENV)/installed  ## train on shapes, draw captioned images, score them

@@ -2,9 +2,9 @@
 
 For data N(MU, S^2) in every element, z_t is N(sqrt(a) MU, a S^2 + 1 - a) with a = alpha_bar_t, and
 the best prediction of x0 is MU + sqrt(a) S^2 / (a S^2 + 1 - a) (z_t - sqrt(a) MU).
-Every update is then an affine map plus Gaussian noise: mean and variance of the result follow
+Every step is then an affine map plus Gaussian noise: mean and variance of the result follow
 from a recursion in float64. Along the probability flow, (z_t - sqrt(a) MU) / sqrt(a S^2 + 1 - a)
-stays constant.
+stays constant. The orders of all samplers are measured in test_order.py.
 """
 
 import functools
@@ -17,8 +17,8 @@ import pytest
 from ldm_jax.diffusion.parameterization import from_eps
 from ldm_jax.diffusion.process import alpha_bar_at
 from ldm_jax.diffusion.schedule import alpha_bars, make_schedule
-from ldm_jax.diffusion.spacing import make_steps
-from ldm_jax.samplers.base import image_keys, initial_noise, sample
+from ldm_jax.diffusion.spacing import make_levels
+from ldm_jax.samplers.base import advance, image_keys, initial_noise, initial_state, padded
 from ldm_jax.samplers.ddim import ddim
 from ldm_jax.samplers.ddpm import ddpm
 
@@ -27,11 +27,12 @@ SCHEDULE = make_schedule()
 TABLE = alpha_bars()
 # name -> (sampler, eta of the equivalent DDIM)
 CASES = {
-    "ddpm": (ddpm(), 1.0),
-    "ddim-0": (ddim(0.0), 0.0),
-    "ddim-0.5": (ddim(0.5), 0.5),
-    "ddim-1": (ddim(1.0), 1.0),
+    "ddpm": (ddpm, 1.0),
+    "ddim-0": (functools.partial(ddim, eta=0.0), 0.0),
+    "ddim-0.5": (functools.partial(ddim, eta=0.5), 0.5),
+    "ddim-1": (functools.partial(ddim, eta=1.0), 1.0),
 }
+CAPACITY = 1000
 
 
 def _predict(z, t):
@@ -41,10 +42,10 @@ def _predict(z, t):
     return from_eps(eps, z, alpha_bar_at(SCHEDULE, t))
 
 
-def _rows(steps):
-    """Returns (a, a_next) per row in float64, from the float64 table."""
-    a = TABLE[np.asarray(steps.t, int)]
-    last = TABLE[0] if steps.alpha_bar_next[-1] < 1 else 1.0
+def _pairs(levels):
+    """Returns (a, a_next) per step in float64, from the float64 table."""
+    a = TABLE[levels.t.astype(int)]
+    last = TABLE[0] if levels.alpha_bar[-1] < 1 else 1.0
     return list(zip(a, np.append(a[1:], last), strict=True))
 
 
@@ -58,10 +59,10 @@ def _affine(a, a_next, eta):
     return slope, offset, sigma
 
 
-def _exact_moments(steps, eta):
+def _exact_moments(levels, eta):
     """Returns mean and standard deviation of z_0 for z_T ~ N(0, 1)."""
     mean, variance = 0.0, 1.0
-    for a, a_next in _rows(steps):
+    for a, a_next in _pairs(levels):
         slope, offset, sigma = _affine(a, a_next, eta)
         mean, variance = slope * mean + offset, slope**2 * variance + sigma**2
     return mean, np.sqrt(variance)
@@ -73,9 +74,14 @@ def _flow(z, a, a_next):
     return np.sqrt(a_next) * MU + scale * (z - np.sqrt(a) * MU)
 
 
-@functools.cache
-def _compiled(case):
-    return jax.jit(functools.partial(sample, CASES[case][0], _predict))
+@jax.jit
+def _run(z_T, rows, stop, keys):
+    return advance(_predict, initial_state(z_T), rows, keys, 0, stop).z
+
+
+def _sample(z_T, rows, keys):
+    """Returns z_0 through one program for every table."""
+    return np.asarray(_run(z_T, padded(rows, CAPACITY), len(rows), keys), np.float64)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -98,14 +104,14 @@ def _noise(keys, count):
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace", "reference"])
 def test_every_path_is_the_exact_recursion(case, spacing):
     """The same noise through the sampler and through NumPy in float64."""
-    _, eta = CASES[case]
-    steps = make_steps(SCHEDULE, 10, spacing)
+    sampler, eta = CASES[case]
+    levels = make_levels(SCHEDULE, 10, spacing)
     z_T, keys = _inputs(0, 2, 4)
     expected = np.asarray(z_T, np.float64)
-    for (a, a_next), noise in zip(_rows(steps), _noise(keys, 10), strict=True):
+    for (a, a_next), noise in zip(_pairs(levels), _noise(keys, 10), strict=True):
         slope, offset, sigma = _affine(a, a_next, eta)
         expected = slope * expected + offset + sigma * np.asarray(noise)
-    np.testing.assert_allclose(_compiled(case)(z_T, steps, keys), expected, atol=5e-5)
+    np.testing.assert_allclose(_sample(z_T, sampler(levels), keys), expected, atol=5e-5)
 
 
 # Bounds on (mean - MU, std / S - 1) of the exact recursion. A step of eta > 0 draws from the
@@ -126,14 +132,14 @@ BOUNDS = {
 @pytest.mark.parametrize(("case", "num_steps"), BOUNDS)
 def test_mean_and_standard_deviation(case, num_steps):
     """The recursion agrees with the data, and samples agree with the recursion."""
-    _, eta = CASES[case]
-    steps = make_steps(SCHEDULE, num_steps)
-    mean, std = _exact_moments(steps, eta)
+    sampler, eta = CASES[case]
+    levels = make_levels(SCHEDULE, num_steps)
+    mean, std = _exact_moments(levels, eta)
     mean_bound, std_bound = BOUNDS[case, num_steps]
     assert abs(mean - MU) < mean_bound
     assert abs(std / S - 1) < std_bound
     z_T, keys = _inputs(1, 8, 32)
-    z_0 = np.asarray(_compiled(case)(z_T, steps, keys), np.float64)
+    z_0 = _sample(z_T, sampler(levels), keys)
     # Four standard errors of the two estimates.
     assert abs(z_0.mean() - mean) < 4 * std / np.sqrt(z_0.size)
     assert abs(z_0.std() / std - 1) < 4 / np.sqrt(2 * z_0.size)
@@ -147,8 +153,10 @@ def test_ddim_converges_to_the_probability_flow_at_first_order():
     errors = []
     for count in (111, 333, 999):
         # The last of count + 1 rows would go from t = 0 on to clean data.
-        steps = jax.tree.map(lambda x: x[:-1], make_steps(SCHEDULE, count + 1, "linspace"))
-        errors.append(np.abs(_compiled("ddim-0")(z_T, steps, keys) - expected).max())
+        rows = jax.tree.map(
+            lambda x: x[:-1], ddim(make_levels(SCHEDULE, count + 1, "linspace"), eta=0.0)
+        )
+        errors.append(np.abs(_sample(z_T, rows, keys) - expected).max())
     orders = np.log(np.array(errors[:-1]) / errors[1:]) / np.log(3)
     assert errors[-1] < 0.005
     np.testing.assert_allclose(orders, 1, atol=0.06)

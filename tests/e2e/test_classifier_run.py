@@ -12,8 +12,10 @@ import pytest
 from ldm_jax.cli.main import main
 from ldm_jax.core.checks import UserError
 from ldm_jax.parallel.mesh import make_mesh
+from ldm_jax.pipeline import ImageGuide, Pipeline
 from ldm_jax.train.convert import convert
-from ldm_jax.train.exchange import load_classifier, open_model
+from ldm_jax.train.exchange import open_model
+from ldm_jax.train.load import load_classifier
 
 TINY = f"{Path(__file__).parent / 'tiny.py'}:classifier"
 pytestmark = pytest.mark.usefixtures("quick")
@@ -59,6 +61,43 @@ def test_it_guides_the_model_whose_latents_it_has(run, runs):
     assert np.all(np.asarray(log_prob) < 0)
     assert np.all(np.isfinite(gradient))
     assert np.any(gradient)
+
+
+def test_a_pipeline_draws_with_it(run, runs):
+    """At scale 0 nothing changes; the strength and the class are inputs, not programs."""
+    pipe = Pipeline.from_checkpoint(runs.classes)
+    classifier = pipe.load_classifier(run)
+    # The head starts at zero, and three steps leave it near there.
+    head = classifier.params["classifier"]
+    classifier = dataclasses.replace(
+        classifier, params={"classifier": jax.tree.map(lambda x: x + 0.3 * np.cos(x), head)}
+    )
+    arguments = {"classes": [0, 1], "seed": 4, "guidance_scale": 1.0, "output": "float32"}
+    plain = pipe(**arguments)
+    none = pipe(**arguments, **classifier.towards([3, 7], scale=0.0))
+    np.testing.assert_allclose(none, plain, atol=1e-4)
+    towards = pipe(**arguments, **classifier.towards([3, 7], scale=20.0))
+    other = pipe(**arguments, **classifier.towards([7, 3], scale=20.0))
+    assert np.abs(towards - plain).max() > 1e-3
+    assert np.abs(other - towards).max() > 1e-3
+    programs = [p for (options, _), p in pipe._programs.items() if options.guide is classifier]
+    assert [p.advance._cache_size() for p in programs] == [1]
+
+
+def test_a_pipeline_heads_for_what_a_loss_says(runs):
+    """Appendix C: images whose mean is asked to be bright are brighter, in step with the scale."""
+    pipe = Pipeline.from_checkpoint(runs.classes)
+    guide = ImageGuide(
+        pipe.task.schedule,
+        lambda images, inputs: (images.mean((1, 2, 3)) - inputs["mean"]) ** 2,
+    )
+    arguments = {"classes": [0, 1], "seed": 4, "guidance_scale": 1.0, "output": "float32"}
+    means = []
+    # Small: at t = 999 the predicted image moves by 1 / alpha_bar = 7,000 times the gradient.
+    for scale in (0.0, 0.01, 0.03):
+        inputs = {"mean": np.full(2, 0.5, np.float32), "scale": np.full(2, scale, np.float32)}
+        means.append(pipe(**arguments, guide=guide, guide_inputs=inputs).mean())
+    assert abs(means[2] - 0.5) < abs(means[1] - 0.5) < abs(means[0] - 0.5)
 
 
 def test_a_classifier_of_other_latents_is_refused(run, runs):

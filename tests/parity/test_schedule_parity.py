@@ -1,5 +1,6 @@
 """Noise schedules, step tables and DDIM steps against diffusers' schedulers."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from compare import assert_close
 
 from ldm_jax.diffusion.parameterization import to_prediction
 from ldm_jax.diffusion.schedule import make_schedule
-from ldm_jax.diffusion.spacing import Steps, make_steps
+from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.interop.diffusers_settings import schedule_settings
+from ldm_jax.samplers.base import image_keys, initial_state, step
 from ldm_jax.samplers.ddim import ddim
 
 SCHEDULES = {
@@ -57,16 +59,16 @@ def test_ddim_steps(table, kind):
     theirs.set_timesteps(20)
     schedule, parameterization, spacing = ours(dict(theirs.config))
     assert (parameterization, spacing) == (KINDS[kind], table)
-    steps = make_steps(schedule, 20, spacing)
-    np.testing.assert_array_equal(steps.t, theirs.timesteps)
+    levels = make_levels(schedule, 20, spacing)
+    np.testing.assert_array_equal(levels.t, theirs.timesteps)
     rng = np.random.default_rng(5)
-    sampler = ddim(eta=0.0)
+    rows, keys = ddim(levels, eta=0.0), image_keys(0, jnp.arange(1))
     for i, t in enumerate(theirs.timesteps):
         z, output = rng.normal(size=(2, 1, 4, 4, 3)).astype(np.float32)
-        alpha_bar = jnp.full((1,), steps.alpha_bar[i])
         z_t, out = jnp.asarray(z), jnp.asarray(output)
+        alpha_bar = jnp.float32(levels.alpha_bar[i])
         prediction = to_prediction(parameterization, out, z_t, alpha_bar)
-        row = Steps(steps.t[i], steps.alpha_bar[i], steps.alpha_bar_next[i], steps.index[i])
-        got, _ = sampler.update((), z_t, prediction, row, None)
+        row = jax.tree.map(lambda x: jnp.float32(x[i]), rows)  # noqa: B023
+        got = step(initial_state(z_t), prediction, row, keys).z
         expected = theirs.step(torch.from_numpy(output), t, torch.from_numpy(z)).prev_sample
         assert_close(got, expected, f"{table}, {kind}, step {i}")

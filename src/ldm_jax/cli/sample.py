@@ -76,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--spacing", metavar="NAME", help="short for --config.sample.spacing")
     add("--rescale", metavar="PHI", type=_finite, help="of guided outputs, 0 to 1 (default: 0)")
     add("--raw", action="store_true", help="raw parameters instead of their average")
+    add("--dtype", metavar="NAME", help="of the computation, such as bfloat16")
     add("--image", metavar="FILE", help="to start from, instead of noise alone")
     add("--strength", metavar="S", type=_finite, help="how much of it is drawn anew, 0 to 1")
     add("--mask", metavar="FILE", help="white where the image is painted over")
@@ -110,7 +111,11 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     check_folder("--out", out)
     check_sampling(config, arguments.size)
     pipeline = Pipeline.from_checkpoint(
-        source, config=config, tokenizer=arguments.tokenizer, ema=not arguments.raw
+        source,
+        config=config,
+        tokenizer=arguments.tokenizer,
+        ema=not arguments.raw,
+        dtype=arguments.dtype,
     )
     for note in pipeline.notes:
         print(f"note: {note}")
@@ -133,18 +138,26 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _draw(generations: Iterator[Any], folder: Any, save_every: int | None) -> None:
     """Runs every bucket whose images are not all there, and writes them."""
+    from ldm_jax.pipeline.generation import finished
+
     with Progress("sample", len(folder), "image") as progress:
         progress(0)
-        for generation in generations:
-            numbers = generation.request.indices[: generation.count]
-            if not folder.has(numbers):
-                while save_every is not None and not generation.done:
-                    generation.advance(save_every)
-                    for number, image in zip(numbers, generation.preview(), strict=True):
-                        folder.save_intermediate(number, generation.row, image)
-                for number, image in zip(numbers, generation.images(), strict=True):
-                    folder.save(number, image)
-            progress(len(numbers))
+
+        def missing() -> Iterator[Any]:
+            for generation in generations:
+                if folder.has(generation.numbers):
+                    progress(generation.count)
+                else:
+                    yield generation
+
+        for generation in missing() if save_every else finished(missing()):
+            while save_every is not None and not generation.done:
+                generation.advance(save_every)
+                for number, image in zip(generation.numbers, generation.preview(), strict=True):
+                    folder.save_intermediate(number, generation.row, image)
+            for number, image in zip(generation.numbers, generation.images(), strict=True):
+                folder.save(number, image)
+            progress(generation.count)
 
 
 def _open_folder(
@@ -168,7 +181,7 @@ def _open_folder(
         "size": list(size),
         "sample": pipeline.config.sample.to_dict(),
     }
-    for name in ("tokenizer", "negative", "rescale", "strength", "window", "tile"):
+    for name in ("tokenizer", "dtype", "negative", "rescale", "strength", "window", "tile"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
     for name in ("conditions", "image", "mask"):

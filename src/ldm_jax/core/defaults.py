@@ -40,6 +40,7 @@ def base_config() -> ConfigDict:
         "guidance_scale": 1.0,
         "grid_images": 16,
         "per_device_batch": 8,
+        "decode_batch": 4,  # images that a device decodes at once
     }
     config.evaluation = {
         "every": 0,  # steps; 0 never evaluates
@@ -47,4 +48,15 @@ def base_config() -> ConfigDict:
         "images": 1024,  # at most, of data.holdout or data.evaluation_source
         "batch_size": 32,
     }
+    return config
+
+
+def fill_defaults(config: ConfigDict) -> ConfigDict:
+    """Adds to a stored configuration, in place, the fields that came with a later version."""
+    known = base_config()
+    with config.unlocked(), config.ignore_type():
+        for group in ("train", "sample", "evaluation"):
+            for field, value in known[group].items():
+                if group in config and field not in config[group]:
+                    config[group][field] = value
     return config

@@ -100,11 +100,16 @@ def rescale_zero_terminal_snr(alpha_bar: np.ndarray) -> np.ndarray:
 
     sqrt(alpha_bar) is shifted and scaled so that its first value stays and its last is 0 (Lin et
     al. 2023, arXiv 2305.08891, algorithm 1), but for a rest of 2^-24, as in diffusers: log-SNRs
-    stay finite, and the network sees a signal of 0.0002.
+    stay finite, and the network sees a signal of 0.0002. Where alpha_bar of T - 2 is no larger
+    than twice that, the rest is a quarter of it, so that the order stays.
     """
+    if len(alpha_bar) < 2:
+        raise UserError("zero_terminal_snr with num_timesteps=1: legal is 2 timesteps or more.")
     root = np.sqrt(alpha_bar)
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
-    return np.maximum(root**2, ZERO_TERMINAL)
+    before = root[-2] ** 2
+    # Differs from diffusers, whose alpha_bar may rise at the end, as with the paper's schedule.
+    return np.append(root[:-1] ** 2, ZERO_TERMINAL if before > 2 * ZERO_TERMINAL else before / 4)
 
 
 def make_schedule(

@@ -254,7 +254,7 @@ def _sigma_range(table: np.ndarray) -> tuple[float, float]:
 
 
 def _timestep(table: np.ndarray, alpha_bar: np.ndarray) -> np.ndarray:
-    """Returns the t, with fractions, whose log-SNR, linear between timesteps, is alpha_bar's.
+    """Returns t with fractions, at which the log-SNR, linear between timesteps, is alpha_bar's.
 
     Beyond the table it is the first or the last timestep.
     """

@@ -55,6 +55,17 @@ def as_masks(what: str, masks: Any, size: tuple[int, int]) -> np.ndarray:
     return found
 
 
+def as_rows(found: np.ndarray, count: int) -> np.ndarray:
+    """Returns an array with a row for every image, from one row or as many.
+
+    Raises:
+      UserError: another number of rows.
+    """
+    if len(found) not in (1, count):
+        raise UserError(f"image, mask: got {len(found)} for {count} images. Legal: 1 or {count}.")
+    return np.broadcast_to(found, (count, *found.shape[1:]))
+
+
 def known_latents(masks: np.ndarray, factor: int) -> np.ndarray:
     """Returns [n, h, w, 1]: 1 where no pixel of a latent's cell is painted over.
 
@@ -65,6 +76,16 @@ def known_latents(masks: np.ndarray, factor: int) -> np.ndarray:
     n, height, width = masks.shape
     cells = masks.reshape(n, height // factor, factor, width // factor, factor)
     return (1 - cells.max(axis=(2, 4)))[..., None]
+
+
+def hide(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Returns float32 images [n, H, W, C] in [-1, 1] whose painted parts are at -1.
+
+    Args:
+      images: uint8 [n, H, W, C].
+      masks: [n, H, W] in [0, 1].
+    """
+    return images.astype(np.float32) / 127.5 * (1 - masks[..., None]) - 1
 
 
 def extend_canvas(image: np.ndarray, borders: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,7 @@
 """A run of sampling that can be stopped, looked at and steered between its steps."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -65,7 +65,9 @@ class Generation:
         self._params, self._frozen, self._guide_params = weights
         self.request, self.plan, self.count, self.last = request, plan, count, last
         self.row, self.total = 0, len(plan.rows)
-        self._begun, self._changed = False, {}
+        self._begun = False
+        self._changed: dict[str, Any] = {}
+        self._decoded: tuple[Array, Array] | None = None
 
     def _begin(self) -> None:
         """Encodes prompts and image, and draws the noise, unless that is done."""
@@ -78,6 +80,11 @@ class Generation:
         self._known = self._encoded(request)
         self._controls = self._steered(request)
         self._state = programs.begin(self._start(request))
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The numbers of the images, [n]."""
+        return self.request.indices[: self.count]
 
     @property
     def done(self) -> bool:
@@ -106,8 +113,17 @@ class Generation:
 
     def preview(self) -> np.ndarray:
         """Returns the images [n, H, W, C] that the model expects now: its last predicted x0."""
+        if self.done:
+            return self.images()
         self._begin()
-        return self._decoded(self._state.z if self.done else self._state.x0)[0]
+        return self._shown(*self._programs.decode(self._as_uint8, self._frozen, self._state.x0))[0]
+
+    def finish(self) -> None:
+        """Sends what is left to the devices, and does not wait for it."""
+        if self._decoded is None:
+            if not self.done:
+                self.advance()
+            self._decoded = self._programs.decode(self._as_uint8, self._frozen, self._state.z)
 
     def images(self) -> np.ndarray:
         """Returns the images [n, H, W, C], after the rows that are left.
@@ -115,10 +131,10 @@ class Generation:
         Raises:
           UserError: an image holds a value that is not a number.
         """
-        if not self.done:
-            self.advance()
-        images, finite = self._decoded(self._state.z)
-        check_finite(finite, self.request.indices[: self.count])
+        self.finish()
+        assert self._decoded is not None
+        images, finite = self._shown(*self._decoded)
+        check_finite(finite, self.numbers)
         return images
 
     def latents(self) -> np.ndarray:
@@ -154,8 +170,8 @@ class Generation:
         self._controls = self._steered(request)
         self.request, self._changed = request, changed
 
-    def _decoded(self, z: Array) -> tuple[np.ndarray, np.ndarray]:
-        images, finite = self._programs.decode(self._as_uint8, self._frozen, z)
+    def _shown(self, images: Array, finite: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Returns decoded images on the host, without what fills the bucket."""
         found = np.asarray(images)[: self.count]
         if self.request.mask is not None and self.request.image is not None:
             original, masks = self.request.image[: self.count], self.request.mask[: self.count]
@@ -164,7 +180,7 @@ class Generation:
 
     def _encoded(self, request: Request) -> Array | None:
         """Returns the scaled latents of the image that is started from, if there is one."""
-        if request.image is None:
+        if request.image is None or not request.keeps:
             return None
         pixels = request.image.astype(np.float32) / 127.5 - 1
         return self._programs.encode(self._frozen, self._programs.put_rows(pixels))
@@ -180,7 +196,7 @@ class Generation:
         if request.variation is not None:
             other, weight = put(request.variation)
             noise = _slerp(noise, self._programs.noise(shape, other, self._indices), weight)
-        if self._known is None:
+        if self._known is None or not request.keeps:
             return noise
         if not self.plan.noisy:
             return self._known
@@ -204,7 +220,7 @@ class Generation:
             else:
                 null = self._programs.null(rows, self._params, self._frozen)
         known = mask = None
-        if request.mask is not None:
+        if request.mask is not None and request.keeps:
             factor = self._programs.task.first_stage.model.downsampling_factor
             known, mask = self._known, put(known_latents(request.mask, factor))
         fields = ("weights", "scale", "interval", "rescale", "threshold", "guide")
@@ -218,6 +234,21 @@ class Generation:
 
     def _condition(self, inputs: Inputs) -> Conditioning:
         return self._programs.condition(self._params, self._frozen, self._programs.put_rows(inputs))
+
+
+def finished(generations: Iterable[Generation]) -> Iterator[Generation]:
+    """Yields runs one after the other, each when the next is on the devices too.
+
+    So these go on while the host saves images.
+    """
+    before = None
+    for generation in generations:
+        generation.finish()
+        if before is not None:
+            yield before
+        before = generation
+    if before is not None:
+        yield before
 
 
 @jax.jit

@@ -1,6 +1,8 @@
 """A model on disk, ready to draw."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,8 +17,9 @@ from ldm_jax.core.types import PyTree
 from ldm_jax.parallel.mesh import batch_shards, make_mesh
 from ldm_jax.parallel.sharding import placed
 from ldm_jax.pipeline.arguments import STEERING, Arguments, check_names
+from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows, hide
 from ldm_jax.pipeline.conditions import ConditionReader
-from ldm_jax.pipeline.generation import Generation
+from ldm_jax.pipeline.generation import Generation, finished
 from ldm_jax.pipeline.guides import ClassifierGuide
 from ldm_jax.pipeline.planning import make_options, make_plan, make_request
 from ldm_jax.pipeline.request import Plan, Request
@@ -28,11 +31,14 @@ from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
-from ldm_jax.train.exchange import load_classifier, load_diffusion, open_model
+from ldm_jax.train.exchange import open_model, read_model_config
 from ldm_jax.train.fingerprint import params_hash
 from ldm_jax.train.frozen import restore_run_frozen
+from ldm_jax.train.load import load_classifier, load_diffusion
 from ldm_jax.train.preflight import check_sampling
 from ldm_jax.train.sampling import Programs, bucket_size, buckets
+
+MASKED_IMAGE = "masked_image"  # what conditioners of inpainting models read
 
 
 class Pipeline:
@@ -56,7 +62,7 @@ class Pipeline:
         mesh: Mesh,
         step: int,
         notes: Sequence[str] = (),
-        source: Path | None = None,
+        source: str | Path | None = None,
     ):
         """Takes what `from_checkpoint` finds; `params` and `frozen` are laid out over `mesh`."""
         keep_compiled_programs()
@@ -76,6 +82,7 @@ class Pipeline:
         config: ConfigDict | None = None,
         tokenizer: str | Path | None = None,
         ema: bool = True,
+        dtype: str | None = None,
         mesh: Mesh | None = None,
     ) -> "Pipeline":
         """Returns a model on disk, ready to sample.
@@ -87,6 +94,7 @@ class Pipeline:
             does not tell.
           tokenizer: folder of a Hugging Face tokenizer, where the model has none with it.
           ema: the averaged parameters (usual) or the raw ones.
+          dtype: of the computation, such as 'bfloat16' on accelerators; by default the model's.
           mesh: by default all devices along `data`.
 
         Raises:
@@ -94,6 +102,10 @@ class Pipeline:
         """
         mesh = make_mesh() if mesh is None else mesh
         path = Path(path).expanduser()
+        if dtype is not None:
+            read = read_config if is_workdir(path) else partial(read_model_config, ema=ema)
+            config = (read(path) if config is None else config).copy_and_resolve_references()
+            assemble.set_dtype(config, dtype)
         if not is_workdir(path):
             return cls._from_weights(path, config, tokenizer, ema, mesh)
         config = read_config(path) if config is None else config
@@ -150,9 +162,10 @@ class Pipeline:
           UserError: the condition is missing or of the wrong kind, or an argument is illegal.
         """
         found: list[np.ndarray] = []
-        for generation in self.stream(prompts, **arguments):
-            if progress is not None and not found:
-                progress(0)  # the first bucket compiles: let a bar show that it has begun
+        generations = self.stream(prompts, **arguments)
+        if progress is not None:
+            progress(0)  # the first bucket compiles: let a bar show that it has begun
+        for generation in generations if callback else finished(generations):
             while callback is not None and not generation.done:
                 generation.advance(callback_every)
                 callback(generation)
@@ -292,7 +305,30 @@ class Pipeline:
         )
 
     def _request(self, prompts: Any, arguments: Arguments, plan: Plan) -> Request:
-        return make_request(self.config, self.task, self._reader, prompts, arguments, plan)
+        to_inpaint = self._reader.reads == (MASKED_IMAGE,) and "mask" in arguments
+        if to_inpaint and arguments.get("conditions") is None:
+            arguments = {**arguments, "conditions": self._masked_image(arguments, plan)}
+        request = make_request(self.config, self.task, self._reader, prompts, arguments, plan)
+        return dataclasses.replace(request, keeps=not to_inpaint)
+
+    def _masked_image(self, arguments: Arguments, plan: Plan) -> dict[str, np.ndarray]:
+        """Returns what inpainting models read: the latent of what is known, and the mask.
+
+        The mask is that of each cell's first pixel, -1 or 1, as in the reference.
+        """
+        size, stage = plan.image_shape, self.task.first_stage
+        images = as_images("image", arguments["image"], size, stage.model.image_channels)
+        masks = as_masks("mask", arguments["mask"], size)
+        count = max(len(images), len(masks), arguments.get("num_images") or 1)
+        images, masks = as_rows(images, count), as_rows(masks, count)
+        programs = self._compiled(Options(), arguments.get("tile"), size)
+        shards, factor = batch_shards(self.mesh), stage.model.downsampling_factor
+        found = []
+        for rows in buckets(count, shards):
+            z = programs.encode(self._frozen, programs.put_rows(hide(images[rows], masks[rows])))
+            cells = np.round(masks[rows][:, ::factor, ::factor, None]) * 2 - 1
+            found.append(np.concatenate([np.asarray(z), cells], axis=-1))
+        return {MASKED_IMAGE: np.concatenate(found)[:count]}
 
     def _compiled(
         self, options: Options, tile: int | None, image_shape: tuple[int, int]
@@ -305,7 +341,7 @@ class Pipeline:
                 self.task,
                 self.mesh,
                 options,
-                decode_batch=self.config.sample.get("decode_batch", 1),
+                decode_batch=self.config.sample.decode_batch,
                 tile=tile,
             )
         return self._programs[options, tile]

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from ldm_jax.core.checks import UserError, check_in, check_range, check_shape
 from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.pipeline.arguments import Arguments
-from ldm_jax.pipeline.canvas import as_images, as_masks
+from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows
 from ldm_jax.pipeline.conditions import ConditionReader
 from ldm_jax.pipeline.regions import region_weights
 from ldm_jax.pipeline.request import Inputs, Plan, Request, numbers
@@ -129,8 +129,8 @@ def make_request(
         variation=_variation(arguments, count),
         latents=latents,
         toward=_toward(reader, arguments, count),
-        image=None if image is None else _rows(as_images("image", image, size, channels), count),
-        mask=None if mask is None else _rows(as_masks("mask", mask, size), count),
+        image=None if image is None else as_rows(as_images("image", image, size, channels), count),
+        mask=None if mask is None else as_rows(as_masks("mask", mask, size), count),
         guide=_guide_inputs(arguments, count),
         **_guidance(config, reader, inputs, arguments, count, bool(regions)),
     )
@@ -244,13 +244,6 @@ def _seeds(what: str, seeds: Any, count: int) -> np.ndarray:
         if seed != int(seed) or not 0 <= seed < _SEEDS:
             raise UserError(f"{what}={seed}: legal is 0 to 2^32 - 1.")
     return np.broadcast_to(found.reshape(-1), (count,)).astype(np.uint32)
-
-
-def _rows(found: np.ndarray, count: int) -> np.ndarray:
-    """Returns an array with a row for every image, from one row or as many."""
-    if len(found) not in (1, count):
-        raise UserError(f"image, mask: got {len(found)} for {count} images. Legal: 1 or {count}.")
-    return np.broadcast_to(found, (count, *found.shape[1:]))
 
 
 def _given(arguments: Mapping[str, Any], name: str, default: Any) -> Any:

@@ -34,6 +34,8 @@ class Request:
       image: uint8 [n, H, W, C] to start from.
       mask: [n, H, W], 1 where the image is painted over.
       guide: inputs of `Options.guide`.
+      keeps: whether the mask holds the latents; not with models that were trained to inpaint, which
+        see what is known as their condition.
     """
 
     inputs: Inputs
@@ -52,6 +54,7 @@ class Request:
     image: np.ndarray | None = None
     mask: np.ndarray | None = None
     guide: Any = None
+    keeps: bool = True
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -59,7 +62,8 @@ class Request:
     def take(self, rows: np.ndarray) -> "Request":
         """Returns the request of some of the images."""
         fields = {x.name: getattr(self, x.name) for x in dataclasses.fields(self)}
-        return Request(**jax.tree.map(lambda x: x[rows], fields))
+        keeps = fields.pop("keeps")
+        return Request(**jax.tree.map(lambda x: x[rows], fields), keeps=keeps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,10 +24,8 @@ def dpmpp_2s_ancestral(levels: Levels, eta: float = 1.0) -> Rows:
       eta: 0 is deterministic and of second order; in [0, 1].
     """
     check_range("sampler 'dpmpp_2s_ancestral' eta", eta, 0, 1)
-    sigma, (down, up) = (
-        levels.sigma[:-1],
-        ancestral_sigmas(levels.sigma[:-1], levels.sigma[1:], eta),
-    )
+    sigma = levels.sigma[:-1]
+    down, up = ancestral_sigmas(sigma, levels.sigma[1:], eta)
     inner = levels.sigma[1:] > 0
     sigma_mid = np.where(inner, np.sqrt(sigma * down), 0)
     signal, signal_next = levels.signal[:-1], levels.signal[1:]

@@ -1,4 +1,4 @@
-"""SDE-DPM-Solver++(3M), stochastic and of third order, after k-diffusion."""
+"""SDE-DPM-Solver++(3M), stochastic, from the last three x0, after k-diffusion."""
 
 import numpy as np
 
@@ -16,8 +16,10 @@ def dpmpp_3m_sde(levels: Levels, eta: float = 1.0) -> Rows:
                + sigma_next sqrt(1 - exp(-2 eta h)) noise
       phi_2 = 1 - (1 - exp(-l)) / l        phi_3 = phi_2 / l - 1 / 2
 
-    where d_1, d_2 are divided differences of the last three x0: first and second derivatives in
-    units of h. The first two steps take as many as there are, one to clean data takes x0 alone.
+    where d_1, d_2 come of the divided differences of the last three x0: the first derivative in
+    units of h, and half of the second. A method of third order would take the whole of the second;
+    this is k-diffusion's, whose error of second order is small. The first two steps take as many as
+    there are, one to clean data takes x0 alone.
 
     Args:
       levels: noise levels to visit.
@@ -46,8 +48,8 @@ def dpmpp_3m_sde(levels: Levels, eta: float = 1.0) -> Rows:
 def _derivatives(h: np.ndarray, ratio: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Returns the weights of x0, h1 and h2 in (d_1, d_2).
 
-    With r_0 = h_1 / h, r_1 = h_2 / h of the steps before, and slopes s_0 = (x0 - h1) / r_0 and
-    s_1 = (h1 - h2) / r_1: d_2 = (s_0 - s_1) / (r_0 + r_1), d_1 = s_0 + r_0 d_2.
+    With r_0 = h_1 / h, r_1 = h_2 / h of the steps before, s_0 = (x0 - h1) / r_0 and
+    s_1 = (h1 - h2) / r_1: d_2 = (s_0 - s_1) / (r_0 + r_1) and d_1 = s_0 + r_0 d_2.
     """
     inverse_0 = ratio  # h / h_1; 0 where there is no step before, or the step is infinite
     inverse_1 = np.zeros_like(h)  # h / h_2

@@ -24,5 +24,7 @@ def ancestral_sigmas(
     sigma_down^2 + sigma_up^2 = sigma_next^2, and with eta = 1, sigma_up^2 is the posterior variance
     sigma_next^2 (sigma^2 - sigma_next^2) / sigma^2, as in k-diffusion.
     """
-    up = np.minimum(sigma_next, eta * sigma_next * np.sqrt(1 - (sigma_next / sigma) ** 2))
-    return np.sqrt(sigma_next**2 - up**2), up
+    ratio = sigma_next / sigma
+    up = eta * sigma_next * np.sqrt(1 - ratio**2)
+    # The difference of their squares, without its cancellation where a step is long.
+    return sigma_next * np.sqrt((1 - eta) * (1 + eta) + (eta * ratio) ** 2), up

@@ -20,8 +20,9 @@ def unipc(levels: Levels, order: int = 2, solver: str = "bh2") -> Rows:
                - alpha_next B(h) sum_k rho_k D_k
 
     The predictor takes earlier x0, the corrector also the one at the step's end, which costs no
-    further evaluation. Here alpha = sqrt(alpha_bar), sigma' = sqrt(1 - alpha_bar). The first steps
-    take as many x0 as there are, and one to clean data takes one.
+    further evaluation, and makes the order of a step one more. Here alpha = sqrt(alpha_bar) and
+    sigma' = sqrt(1 - alpha_bar). The first steps take as many x0 as there are, the last steps as
+    many as there are steps left, as in diffusers, and one to clean data takes one.
 
     Args:
       levels: noise levels to visit.

@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from ldm_jax.conditioning import CONDITIONERS
 from ldm_jax.core.checks import UserError, lookup
-from ldm_jax.core.config import build, call
+from ldm_jax.core.config import build, call, fields_of
+from ldm_jax.core.precision import as_dtype
 from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.pipeline import Stream, load_examples, make_stream
 from ldm_jax.data.split import split
@@ -338,6 +339,21 @@ def build_optimizers(
         clip_norm=train.clip_norm,
     )
     return {group: optimizer for group in task.groups}, schedule
+
+
+def set_dtype(config: ConfigDict, dtype: str) -> None:
+    """Makes all of a diffusion model's networks compute in `dtype`, in place."""
+    as_dtype(dtype, "dtype")
+    task = config.task
+    parts: list[tuple[Any, Mapping[str, Any]]] = [
+        (task.get("model"), NETWORKS),
+        (task.get("conditioner"), CONDITIONERS),
+        (task.get("first_stage", {}).get("model"), FIRST_STAGES),
+    ]
+    for settings, registry in parts:
+        if settings and "dtype" in fields_of(registry[settings.name]):
+            with settings.unlocked(), settings.ignore_type():
+                settings.dtype = dtype
 
 
 def build_sample_settings(config: ConfigDict, task: LatentDiffusionTask) -> SampleSettings:

@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.core.defaults import fill_defaults
 from ldm_jax.core.types import PyTree
 from ldm_jax.interop.mapping import flatten
 from ldm_jax.interop.tensors import TensorInfo
@@ -274,7 +275,7 @@ def write_config(workdir: str | Path, config: ConfigDict) -> None:
 
 
 def read_config(workdir: str | Path) -> ConfigDict:
-    """Returns the configuration of the run in `workdir`.
+    """Returns the configuration of the run in `workdir`, with fields of later versions filled in.
 
     Raises:
       UserError: there is none, or the file was damaged.
@@ -290,7 +291,7 @@ def read_config(workdir: str | Path) -> ConfigDict:
     missing = [key for key in ("seed", "task", "data", "train", "sample") if key not in keys]
     if missing:
         raise UserError(_damaged(path, f"no {', '.join(missing)}"))
-    return ConfigDict(_tuples(found))
+    return fill_defaults(ConfigDict(_tuples(found)))
 
 
 def _damaged(path: Path, why: str) -> str:

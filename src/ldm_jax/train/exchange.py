@@ -12,8 +12,6 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError
@@ -26,10 +24,9 @@ from ldm_jax.interop.foreign import Account, Foreign, Progress, read_parameters,
 from ldm_jax.interop.mapping import Entry, flatten, nest
 from ldm_jax.interop.own import LATENT_SCALE, is_own, read_own
 from ldm_jax.interop.tensors import TensorInfo, Tensors
-from ldm_jax.parallel.sharding import placed, replicated
 from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import Task
-from ldm_jax.tasks.first_stage import Frozen, LatentScale, fixed_scale
+from ldm_jax.tasks.first_stage import LatentScale, fixed_scale
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
@@ -41,7 +38,6 @@ from ldm_jax.train.checkpoint import (
     read_item,
     read_item_infos,
 )
-from ldm_jax.train.fingerprint import check_first_stage, first_stage_hash, module_settings
 
 LAYOUTS = (
     "a training run's --workdir, a folder written by 'ldm-jax convert', a diffusers folder, or a "
@@ -95,7 +91,7 @@ class Model:
 
     def module(self, component: str) -> Any:
         """Returns the Flax module of a component."""
-        return _modules(self.task)[component]
+        return modules_of(self.task)[component]
 
     def load(self, component: str, progress: Progress | None = None) -> PyTree:
         """Returns all parameters of a component; those not found are drawn as training would."""
@@ -204,139 +200,8 @@ def open_model(
         raise
 
 
-def load_component(model: Model, component: str, mesh: Mesh) -> PyTree:
-    """Returns the parameters of a component, laid out over a mesh; {} if it has none.
-
-    They get the types of the configuration: float32, unless it says otherwise.
-    """
-    if component not in model.abstract:
-        return {}
-    return _put(model, component, model.load(component), mesh)
-
-
-def _put(model: Model, component: str, params: PyTree, mesh: Mesh) -> PyTree:
-    return jax.tree.map(
-        lambda x, to: jax.device_put(x.astype(to.dtype), to.sharding),
-        params,
-        placed(mesh, model.abstract[component]),
-    )
-
-
-def load_diffusion(model: Model, mesh: Mesh) -> tuple[PyTree, Frozen]:
-    """Returns the parameters and the frozen parts of a diffusion model, laid out over a mesh."""
-    task = model.task
-    assert isinstance(task, LatentDiffusionTask)
-    params = {name: load_component(model, name, mesh) for name in task.groups["diffusion"]}
-    return params, load_frozen(model, mesh, with_conditioner=not task.train_conditioner)
-
-
-def load_classifier(model: Model, mesh: Mesh, guided: Model) -> PyTree:
-    """Returns the parameters of a classifier, for `LatentClassifierTask.log_prob`.
-
-    Args:
-      model: a classifier's run.
-      mesh: over which they are laid out.
-      guided: the diffusion model that it is to guide.
-
-    Raises:
-      UserError: no classifier, or one of other latents or another noise than the model's.
-    """
-    task = model.task
-    if not isinstance(task, LatentClassifierTask):
-        raise UserError(
-            f"{model.path}: holds no classifier. Legal: the --workdir of a run of a "
-            "latent_classifier."
-        )
-    assert isinstance(guided.task, LatentDiffusionTask)
-    same = {
-        "first stage": _digest(model) == _digest(guided),
-        "scale of latents": _same(model.latent_scale, guided.latent_scale),
-        "noise schedule": _same(task.schedule, guided.task.schedule),
-    }
-    for what, agrees in same.items():
-        if not agrees:
-            raise UserError(
-                f"{model.path}: its {what} is not that of {guided.path}. Legal: a classifier "
-                f"trained with --config.task.first_stage.workdir={guided.path}."
-            )
-    return {"classifier": load_component(model, "classifier", mesh)}
-
-
-def _digest(model: Model) -> str:
-    """Returns the hash of a model's first stage, as kept with the scale of its latents."""
-    recorded = model.scale_record.get("first_stage")
-    if recorded:
-        return str(recorded)
-    params = model.load("first_stage") if "first_stage" in model.abstract else {}
-    return first_stage_hash(model.module("first_stage"), params)
-
-
-def _same(tree: PyTree, other: PyTree) -> bool:
-    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
-
-
-def load_frozen(model: Model, mesh: Mesh, *, with_conditioner: bool) -> Frozen:
-    """Returns the parts of a diffusion model that a run does not train, laid out over a mesh.
-
-    Raises:
-      UserError: the scale of its latents belongs to another first stage.
-    """
-    assert model.latent_scale is not None
-    conditioner = load_component(model, "conditioner", mesh) if with_conditioner else None
-    scale = jax.device_put(model.latent_scale, replicated(mesh))
-    params: PyTree = {}
-    if "first_stage" in model.abstract:
-        params = model.load("first_stage")
-    if model.layout in ("workdir", "ldm_jax"):  # the others have no place for a hash
-        digest = first_stage_hash(model.module("first_stage"), params)
-        check_first_stage(str(model.path), model.scale_record, digest)
-    return Frozen(_put(model, "first_stage", params, mesh) if params else {}, scale, conditioner)
-
-
-def open_start(config: ConfigDict, task: Task) -> Model:
-    """Returns the model that a run starts from, `config.train.init_from`.
-
-    Raises:
-      UserError: it is another model than the run's.
-    """
-    source = Path(config.train.init_from).expanduser()
-    # A CompVis file is what the run's configuration says that it is.
-    model = open_model(source, config=config if source.is_file() else None, for_sampling=False)
-    try:
-        model.check()
-        check_same_components(f"config.train.init_from={source}", model, _modules(task))
-        theirs, ours = (getattr(t, "parameterization", None) for t in (model.task, task))
-        if ours is not None and theirs != ours:
-            logging.warning("%s predicts %s; this run learns to predict %s", source, theirs, ours)
-    except BaseException:
-        model.close()
-        raise
-    return model
-
-
-def check_same_components(what: str, model: Model, wanted: Mapping[str, Any]) -> None:
-    """Raises UserError unless a model's modules compute what the wanted ones do.
-
-    Args:
-      what: the field that named the model.
-      model: as found.
-      wanted: modules by component.
-    """
-    found = _modules(model.task)
-    for component, module in wanted.items():
-        if component not in found:
-            raise UserError(f"{what}: has no {component}. Legal: a model with one.")
-        got, expected = module_settings(found[component]), module_settings(module)
-        for field in sorted(got.keys() | expected.keys()):
-            if got.get(field) != expected.get(field):
-                raise UserError(
-                    f"{what}: its {component} has {field}={got.get(field)}, the run's "
-                    f"{expected.get(field)}. Legal: a model with the same fields."
-                )
-
-
-def _modules(task: Task) -> dict[str, Any]:
+def modules_of(task: Task) -> dict[str, Any]:
+    """Returns a task's modules by component."""
     if isinstance(task, LatentClassifierTask):
         return {"classifier": task.model, "first_stage": task.first_stage.model}
     if not isinstance(task, LatentDiffusionTask):

@@ -32,14 +32,14 @@ from ldm_jax.tasks.latent_statistics import LatentStatistics, LatentSums
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train.cache_key import check_cached_first_stage
 from ldm_jax.train.checkpoint import read_frozen_record, restore_frozen
-from ldm_jax.train.exchange import (
+from ldm_jax.train.exchange import open_model
+from ldm_jax.train.fingerprint import check_first_stage, first_stage_hash
+from ldm_jax.train.load import (
     check_same_components,
     load_component,
     load_frozen,
-    open_model,
     open_start,
 )
-from ldm_jax.train.fingerprint import check_first_stage, first_stage_hash
 
 SCALE_IMAGES = 10_240  # that the scale of latents is measured on, by default
 

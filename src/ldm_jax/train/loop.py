@@ -37,7 +37,6 @@ from ldm_jax.train.checkpoint import (
     write_config,
 )
 from ldm_jax.train.evaluation import Evaluation, make_evaluation
-from ldm_jax.train.exchange import load_component, open_start
 from ldm_jax.train.frozen import (
     abstract_frozen,
     load_perceptual,
@@ -46,6 +45,7 @@ from ldm_jax.train.frozen import (
 )
 from ldm_jax.train.grids import Grid, make_grid
 from ldm_jax.train.hooks import RunLog
+from ldm_jax.train.load import load_component, open_start
 from ldm_jax.train.lock import workdir_lock
 from ldm_jax.train.metrics import MetricWindow
 from ldm_jax.train.preflight import check_run

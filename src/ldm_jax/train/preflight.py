@@ -21,8 +21,9 @@ from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import has_begun, has_frozen, read_config
 from ldm_jax.train.evaluation import check_evaluation
-from ldm_jax.train.exchange import open_model, open_start
+from ldm_jax.train.exchange import open_model
 from ldm_jax.train.frozen import SCALE_IMAGES, abstract_frozen
+from ldm_jax.train.load import open_start
 
 _AT_LEAST_ONE = {
     "train": (
@@ -34,7 +35,7 @@ _AT_LEAST_ONE = {
         "keep_checkpoints",
         "sample_every",
     ),
-    "sample": ("steps", "per_device_batch"),
+    "sample": ("steps", "per_device_batch", "decode_batch"),
 }
 
 

@@ -54,7 +54,7 @@ class Programs:
         mesh: Mesh,
         options: Options | None = None,
         *,
-        decode_batch: int = 1,
+        decode_batch: int = 4,
         tile: int | None = None,
     ):
         """Builds the programs; they are compiled when they are called.

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ldm_jax.diffusion import process
-from ldm_jax.diffusion.schedule import alpha_bars, make_schedule
+from ldm_jax.diffusion.schedule import Schedule, alpha_bars, make_schedule
+from ldm_jax.diffusion.spacing import Levels
 
 SCHEDULE = make_schedule()
 TABLE = alpha_bars()
@@ -62,13 +63,41 @@ def test_posterior_coefficients_at_clean_data_are_exact():
     np.testing.assert_array_equal(variance, np.zeros(1000))
 
 
-def test_alpha_bar_at_integers_and_between():
+def test_alpha_bar_at_integers():
     at = jax.jit(process.alpha_bar_at)
     t = jnp.arange(1000)
     np.testing.assert_array_equal(at(SCHEDULE, t), SCHEDULE.alpha_bar)
     np.testing.assert_array_equal(at(SCHEDULE, t.astype(jnp.float32)), SCHEDULE.alpha_bar)
-    between = at(SCHEDULE, jnp.array([10.25], jnp.float32))
-    np.testing.assert_allclose(between, [0.75 * TABLE[10] + 0.25 * TABLE[11]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+def test_alpha_bar_between_timesteps_is_linear_in_log_snr(zero_terminal_snr):
+    schedule = make_schedule(zero_terminal_snr=zero_terminal_snr)
+    table = np.asarray(schedule.alpha_bar, np.float64)
+    log_snr = np.log(table / (1 - table))
+    found = jax.jit(process.alpha_bar_at)(schedule, jnp.array([10.25, 500.5, 998.5]))
+    expected = [
+        0.75 * log_snr[10] + 0.25 * log_snr[11],
+        0.5 * log_snr[500] + 0.5 * log_snr[501],
+        0.5 * log_snr[998] + 0.5 * log_snr[999],
+    ]
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-np.array(expected))), rtol=2e-6)
+    # Not the line of alpha_bar itself: its last entry is small beside the one before.
+    if zero_terminal_snr:
+        assert found[2] < 0.9 * (table[998] + table[999]) / 2
+
+
+def test_alpha_bar_at_is_the_inverse_of_the_timestep_at():
+    table = np.asarray(SCHEDULE.alpha_bar, np.float64)
+    levels = Levels(np.zeros(0), np.ones(1), table)
+    t = np.random.default_rng(0).uniform(0, 999, 200)
+    with jax.enable_x64(True):
+        there = process.alpha_bar_at(Schedule(jnp.asarray(table)), jnp.asarray(t))
+        assert there.dtype == jnp.float64
+        np.testing.assert_allclose(levels.t_at(np.asarray(there)), t, atol=1e-8)
+    # In float32 alpha_bar near 1 has few digits of what differs between timesteps.
+    there = jax.jit(process.alpha_bar_at)(SCHEDULE, jnp.asarray(t, jnp.float32))
+    np.testing.assert_allclose(levels.t_at(np.asarray(there, np.float64)), t, atol=2e-3)
 
 
 def test_per_example():

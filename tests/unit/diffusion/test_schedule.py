@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 
 from ldm_jax.core.checks import UserError
-from ldm_jax.diffusion.schedule import SCHEDULES, alpha_bars, betas, make_schedule
+from ldm_jax.diffusion.schedule import (
+    SCHEDULES,
+    alpha_bars,
+    betas,
+    make_schedule,
+    rescale_zero_terminal_snr,
+)
 
 # Facts sheet 6.1: start, end, beta[1], beta[500], alpha_bar[0, 1, 250, 500, 750, 999],
 # sqrt(alpha_bar[999]).
@@ -95,3 +101,35 @@ def test_errors(kwargs, text):
     with pytest.raises(UserError) as error:
         make_schedule(**kwargs)
     assert text in str(error.value)
+
+
+def test_zero_terminal_snr_by_hand():
+    """Roots 0.9, 0.5, 0.1 become 0.9, 0.45 and 0, but for what stays of the last."""
+    found = rescale_zero_terminal_snr(np.array([0.9, 0.5, 0.1]) ** 2)
+    np.testing.assert_allclose(found, [0.81, 0.45**2, 2.0**-24], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("end", "rest"), [(0.012, 2.0**-24), (0.0195, None)])
+def test_zero_terminal_snr_is_an_affine_map_of_the_signal(end, rest):
+    plain = np.sqrt(alpha_bars(start=0.00085, end=end))
+    schedule = make_schedule(start=0.00085, end=end, zero_terminal_snr=True)
+    signal = np.sqrt(np.asarray(schedule.alpha_bar, np.float64))
+    scale = plain[0] / (plain[0] - plain[-1])
+    np.testing.assert_allclose(signal[:-1], scale * (plain[:-1] - plain[-1]), rtol=1e-6)
+    # By the end of the paper's schedule the last but one is as small as that rest.
+    rest = rest or (scale * (plain[-2] - plain[-1])) ** 2 / 4
+    np.testing.assert_allclose(schedule.alpha_bar[-1], rest, rtol=1e-6)
+    assert rest <= 2.0**-24
+    assert np.all(np.diff(schedule.alpha_bar) < 0)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_can_end_without_signal(name):
+    start, end = (1e-6, 1e-4) if name == "sqrt" else (0.0015, 0.0195)
+    schedule = make_schedule(name, 1000, start, end, zero_terminal_snr=True)
+    assert 0 < schedule.alpha_bar[-1] <= 2.0**-24
+
+
+def test_zero_terminal_snr_of_one_timestep():
+    with pytest.raises(UserError, match="zero_terminal_snr with num_timesteps=1: legal is 2"):
+        make_schedule(num_timesteps=1, zero_terminal_snr=True)

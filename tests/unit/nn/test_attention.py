@@ -14,6 +14,7 @@ from ldm_jax.nn.attention import (
     SpatialTransformer,
     TransformerBlock,
     attend,
+    attend_by_heads,
     check_attention,
 )
 
@@ -53,6 +54,20 @@ def test_attend_equals_numpy():
     q, k, v = normal(2, 5, 3, 4), normal(2, 7, 3, 4, seed=1), normal(2, 7, 3, 4, seed=2)
     y = jax.jit(attend, static_argnums=3)(q, k, v, "xla")
     np.testing.assert_allclose(y, numpy_attend(q, k, v), rtol=1e-4, atol=1e-5)
+
+
+def test_both_forms_of_attention_have_one_value_and_one_gradient():
+    q, k, v = normal(2, 6, 3, 4), normal(2, 5, 3, 4, seed=1), normal(2, 5, 3, 4, seed=2)
+
+    def gradients(f):
+        return jax.grad(lambda *args: jnp.sin(f(*args)).sum(), (0, 1, 2))(q, k, v)
+
+    def fused(q, k, v):
+        return jax.nn.dot_product_attention(q, k, v, implementation="xla")
+
+    np.testing.assert_allclose(attend_by_heads(q, k, v), fused(q, k, v), atol=1e-6)
+    for a, b in zip(gradients(attend_by_heads), gradients(fused), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
 
 
 def test_softmax_is_float32_for_bfloat16_inputs():

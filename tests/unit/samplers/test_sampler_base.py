@@ -1,55 +1,168 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ldm_jax.diffusion.parameterization import Prediction
-from ldm_jax.diffusion.schedule import make_schedule
-from ldm_jax.diffusion.spacing import make_steps
-from ldm_jax.samplers.base import Sampler, image_keys, initial_noise, sample, sample_chunk
+from ldm_jax.samplers.base import (
+    Rows,
+    State,
+    advance,
+    image_keys,
+    initial_noise,
+    initial_state,
+    interleave,
+    make_rows,
+    padded,
+    sample,
+    step,
+)
 
-STEPS = make_steps(make_schedule(), 4)
+NAMES = [name for name in Rows.__dataclass_fields__ if name not in ("t", "index")]
+RNG = np.random.default_rng(0)
+SHAPE = (2, 3)
 
 
-def test_sample_threads_state_timesteps_and_keys_through_the_rows():
-    """A sampler that only records what it is given."""
+def _row(**columns):
+    return Rows(**{**dict.fromkeys(["t", "index", *NAMES], jnp.float32(0)), **columns})
 
-    def update(state, z, prediction, step, keys):
-        row = jnp.stack([step.t, step.alpha_bar, step.alpha_bar_next, prediction.x0[0, 0]])
-        seen = jax.vmap(jax.random.key_data)(keys)
-        count, rows, key_rows = state
-        return z + prediction.eps, (
-            count + 1,
-            rows.at[count].set(row),
-            key_rows.at[count].set(seen),
-        )
 
-    width = jax.random.key_data(jax.random.key(0)).shape[-1]
-    sampler = Sampler(
-        init=lambda z_T: (0, jnp.zeros((4, 4)), jnp.zeros((4, *z_T.shape[:1], width), jnp.uint32)),
-        update=update,
-    )
+def _normal(*shape):
+    return jnp.asarray(RNG.normal(size=shape), jnp.float32)
+
+
+@pytest.mark.parametrize("keeps", ["x0", "eps", "both", "nothing"])
+def test_one_row_is_the_two_equations(keeps):
+    z, old, x0, eps, h1, h2, h3 = _normal(7, *SHAPE)
+    columns = {name: float(RNG.normal()) for name in NAMES} | {"noise_upper": 0.0}
+    columns["keep_x0"] *= keeps in ("x0", "both")
+    columns["keep_eps"] *= keeps in ("eps", "both")
+    keys = jax.random.split(jax.random.key(1), 2)
+    noise = np.stack([jax.random.normal(key, SHAPE[1:]) for key in keys])
+    state = State(z=z, x0=jnp.zeros(SHAPE), base=old, history=(h1, h2, h3))
+    row = _row(**{name: jnp.float32(value) for name, value in columns.items()})
+    found = jax.jit(step)(state, Prediction(x0, eps), row, keys)
+    c = columns
+    base = c["from_z"] * z + c["from_base"] * old + c["from_x0"] * x0
+    base = base + c["from_h1"] * h1 + c["from_h2"] * h2 + c["from_h3"] * h3
+    after = c["base"] * base + c["x0"] * x0 + c["eps"] * eps + c["noise"] * noise
+    after = after + c["h1"] * h1 + c["h2"] * h2 + c["h3"] * h3
+    kept = c["keep_x0"] * x0 + c["keep_eps"] * eps
+    history = (h1, h2, h3) if keeps == "nothing" else (kept, h1, h2)
+    np.testing.assert_allclose(found.base, base, atol=1e-5)
+    np.testing.assert_allclose(found.z, after, atol=1e-5)
+    np.testing.assert_array_equal(found.x0, x0)
+    for got, expected in zip(found.history, history, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("upper", [0.0, 0.9])
+def test_the_noise_of_a_learned_variance(upper):
+    """0.4^(1 - f) 0.9^f, or 0.4 where there is no larger one."""
+    keys = jax.random.split(jax.random.key(1), 2)
+    noise = np.stack([jax.random.normal(key, SHAPE[1:]) for key in keys])
+    fraction = jnp.asarray(RNG.uniform(size=SHAPE), jnp.float32)
+    row = _row(noise=jnp.float32(0.4), noise_upper=jnp.float32(upper))
+    zeros = jnp.zeros(SHAPE)
+    found = jax.jit(step)(initial_state(zeros), Prediction(zeros, zeros, fraction), row, keys).z
+    expected = 0.4 ** (1 - fraction) * upper**fraction if upper else 0.4
+    np.testing.assert_allclose(found, expected * noise, atol=1e-6)
+
+
+def test_rows_meet_their_timesteps_keys_and_the_state_of_the_row_before():
+    """A table that adds what the network says, and the noise, to what there is."""
+    rows = make_rows(np.array([9.5, 7.0, 2.25]), base=1, x0=1, eps=2, noise=3)
+    seen = []
 
     def predict(z, t):
         assert t.shape == z.shape[:1]
         assert t.dtype == jnp.float32
+        seen.append(z.shape)
         return Prediction(x0=jnp.broadcast_to(t[:, None], z.shape), eps=jnp.ones_like(z))
 
-    keys = image_keys(0, jnp.arange(2))
-    z_T = jnp.zeros((2, 3))
-    z, (count, rows, key_rows) = sample_chunk(
-        sampler, predict, (z_T, sampler.init(z_T)), STEPS, keys
-    )
-    assert count == 4
-    np.testing.assert_array_equal(z, np.full((2, 3), 4.0))
-    np.testing.assert_array_equal(rows[:, 0], [999, 749, 499, 249])
-    np.testing.assert_array_equal(rows[:, 1], STEPS.alpha_bar)
-    np.testing.assert_array_equal(rows[:, 2], STEPS.alpha_bar_next)
-    np.testing.assert_array_equal(rows[:, 3], rows[:, 0])
-    for i in range(4):
+    keys, z_T = image_keys(0, jnp.arange(2)), _normal(*SHAPE)
+    noise = np.zeros(SHAPE)
+    for i in range(3):
         for k in range(2):
-            expected = jax.random.key_data(jax.random.fold_in(keys[k], i))
-            np.testing.assert_array_equal(key_rows[i, k], expected)
-    np.testing.assert_array_equal(sample(sampler, predict, z_T, STEPS, keys), z)
+            noise[k] += 3 * np.asarray(jax.random.normal(jax.random.fold_in(keys[k], i), (3,)))
+    expected = z_T + 9.5 + 7.0 + 2.25 + 3 * 2 + noise
+    np.testing.assert_allclose(sample(predict, z_T, rows, keys), expected, atol=1e-5)
+    # The network stands in the program once, however many rows there are.
+    assert len(seen) == 1
+
+
+def test_bounds_choose_the_rows():
+    rows = padded(make_rows(2.0 ** np.arange(5), base=1, x0=1), 8)
+    keys, traces = image_keys(0, jnp.arange(2)), []
+
+    def predict(z, t):
+        traces.append(z.shape)
+        return Prediction(x0=jnp.broadcast_to(t[:, None], z.shape), eps=jnp.zeros_like(z))
+
+    run = jax.jit(functools.partial(advance, predict))
+    state = initial_state(jnp.zeros(SHAPE))
+    for start, stop, total in ((0, 5, 31), (0, 2, 3), (2, 5, 28), (3, 3, 0)):
+        np.testing.assert_array_equal(run(state, rows, keys, start, stop).z, np.full(SHAPE, total))
+    assert len(traces) == 1
+    # Without bounds every row runs, and those of padding leave nothing.
+    np.testing.assert_array_equal(run(state, rows, keys).z, np.zeros(SHAPE))
+
+
+def test_the_table_takes_the_type_of_the_latents():
+    """Steps of float32, and of float64 where a test asks for that."""
+    rows = make_rows(np.array([1.0]), base=1 / 3)
+    keys = image_keys(0, jnp.arange(2))
+
+    def predict(z, t):
+        assert t.dtype == z.dtype
+        return Prediction(jnp.zeros_like(z), jnp.zeros_like(z))
+
+    z = sample(predict, jnp.ones(SHAPE), rows, keys)
+    assert z.dtype == jnp.float32
+    np.testing.assert_array_equal(z, np.full(SHAPE, np.float32(1 / 3)))
+    with jax.enable_x64(True):
+        z = sample(predict, jnp.ones(SHAPE, jnp.float64), rows, keys)
+        assert z.dtype == jnp.float64
+        np.testing.assert_array_equal(z, np.full(SHAPE, 1 / 3))
+
+
+def test_initial_state():
+    z_T = _normal(*SHAPE)
+    state = initial_state(z_T)
+    np.testing.assert_array_equal(state.z, z_T)
+    for zeros in (state.x0, state.base, *state.history):
+        np.testing.assert_array_equal(zeros, np.zeros(SHAPE))
+
+
+def test_make_rows_fills_what_is_not_given():
+    rows = make_rows(np.array([5.0, 1.0]), x0=np.array([1.0, 2.0]), base=3)
+    assert len(rows) == 2
+    expected = {"x0": [1, 2], "base": [3, 3], "from_z": [1, 1]}
+    for name in NAMES:
+        column = getattr(rows, name)
+        assert column.dtype == np.float64
+        np.testing.assert_array_equal(column, expected.get(name, [0, 0]))
+    np.testing.assert_array_equal(rows.t, [5, 1])
+    np.testing.assert_array_equal(rows.index, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [([10.0, 20.0, 30.0], [1, 10, 2, 20, 3, 30]), ([10.0], [1, 10, 2, 3]), ([], [1, 2, 3])],
+)
+def test_interleave(second, expected):
+    rows = interleave(make_rows(np.array([1.0, 2.0, 3.0])), make_rows(np.array(second)))
+    np.testing.assert_array_equal(rows.t, expected)
+    np.testing.assert_array_equal(rows.index, np.arange(len(expected)))
+
+
+def test_padded():
+    rows = padded(make_rows(np.array([4.0, 3.0])), 5)
+    assert len(rows) == 5
+    np.testing.assert_array_equal(rows.t, [4, 3, 0, 0, 0])
+    np.testing.assert_array_equal(rows.from_z, [1, 1, 0, 0, 0])
 
 
 def test_initial_noise_of_an_image_depends_on_seed_and_index_alone():
