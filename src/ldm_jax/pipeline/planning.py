@@ -107,7 +107,7 @@ def make_request(
         prompts,
         arguments.get("classes"),
         arguments.get("conditions"),
-        _image_count(arguments),
+        image_count(arguments),
     )
     check_in("output", arguments.get("output", "uint8"), ("uint8", "float32"))
     size = plan.image_shape
@@ -210,17 +210,15 @@ def _toward(
     return reader.per_image("toward", toward, count), weight
 
 
-def _image_count(arguments: Arguments) -> int | None:
+def image_count(arguments: Arguments) -> int | None:
     """Returns the number of images that is asked for, or that per-image arguments imply."""
     if arguments.get("num_images") is not None:
         return arguments["num_images"]
     names = ("seed", "variation_seed", "variation_weight", "toward_weight", "latents")
     values: list[Any] = [arguments.get(name) for name in names]
     counts = {len(value) for value in values if value is not None and np.ndim(value) > 0}
-    for name, several in (("image", 4), ("mask", 3)):
-        value = arguments.get(name)
-        if value is not None and np.ndim(value) == several:
-            counts.add(len(value))
+    pictures: list[Any] = [(arguments.get("image"), 4), (arguments.get("mask"), 3)]
+    counts |= {len(x) for x, several in pictures if x is not None and np.ndim(x) == several}
     return max(counts) if counts else None
 
 
