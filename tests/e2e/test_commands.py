@@ -278,7 +278,7 @@ OVERRIDES = [
     ("data.tokenizer.name=huggingface", "config.data.tokenizer: needs length, in tokens, such as"),
     ("sample.sampler.name=ddimm", "config.sample.sampler.name: got 'ddimm'; did you mean 'ddim'?"),
     ("sample.sampler.eta=2", "sampler 'ddim' eta: got 2.0. Legal: 0 to 1."),
-    ("sample.spacing=even", "spacing: got 'even'. Legal: trailing, leading, linspace, reference"),
+    ("sample.spacing=even", "spacing: got 'even'. Legal: trailing, leading, linspace, quad"),
     ("sample.steps=2000", "num_steps: got 2000. Legal: 1 to 1000."),
     ("sample.per_device_batch=0", "config.sample.per_device_batch=0: legal is 1 or more."),
 ]
