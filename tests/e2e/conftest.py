@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import pytest
 
 from ldm_jax.cli.main import main
+from ldm_jax.pipeline import Pipeline
 
 TINY = str(Path(__file__).parent / "tiny.py")
 
@@ -49,3 +51,31 @@ def runs(tmp_path_factory):
             command = ["train", "--config", f"{TINY}:{name}", "--workdir", str(workdir), *extra]
             assert main(command) == 0
     return runs
+
+
+@pytest.fixture(scope="session")
+def vivid(runs):
+    """The pipelines of text and classes with random weights, so that conditions show.
+
+    After three steps of training they move an image by 1e-5.
+    """
+    return {
+        name: _vivid(Pipeline.from_checkpoint(getattr(runs, name))) for name in ("text", "classes")
+    }
+
+
+def _vivid(pipeline):
+    draw = np.random.default_rng(0)
+
+    def fill(path, x):
+        values = draw.standard_normal(x.shape)
+        if x.ndim > 1:
+            values *= 1.0 if "embedding" in str(path[-1]) else np.prod(x.shape[:-1]) ** -0.5
+        else:
+            values = 0.1 * values + ("scale" in str(path[-1]))
+        return jax.device_put(values.astype(np.float32), x.sharding)
+
+    params = jax.tree_util.tree_map_with_path(fill, pipeline._params)
+    return Pipeline(
+        pipeline.config, pipeline.task, params, pipeline._frozen, pipeline.mesh, pipeline.step
+    )

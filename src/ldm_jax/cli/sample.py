@@ -1,6 +1,7 @@
 """`ldm-jax sample --checkpoint DIR_OR_FILE --prompt TEXT`."""
 
 import argparse
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,7 +122,10 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     wanted = _wanted(arguments, classes, pipeline.task.first_stage.model.image_channels)
     generations = pipeline.stream(prompts, **wanted)
     count = max(len(given), arguments.num_images or 1, _rows(wanted.get("conditions")))
-    folder = _open_folder(out, arguments, pipeline, prompts, classes, count)
+    image = wanted.get("image")
+    training_size = (pipeline.task.image_size,) * 2
+    size = arguments.size or (training_size if image is None else image.shape[:2])
+    folder = _open_folder(out, arguments, pipeline, prompts, classes, count, size)
     _draw(generations, folder, arguments.save_every)
     if arguments.grid:
         from ldm_jax.train.hooks import image_grid
@@ -163,11 +167,11 @@ def _open_folder(
     prompts: list[str] | None,
     classes: list[int] | None,
     count: int,
+    size: tuple[int, int],
 ) -> Any:
     """Returns the folder of the images, with the record of what makes them."""
     from ldm_jax.cli.sample_files import SampleFolder
 
-    size = arguments.size or (pipeline.task.image_size,) * 2
     settings = {
         "checkpoint": str(arguments.checkpoint or arguments.workdir),
         "checkpoint_hash": pipeline.fingerprint(),
@@ -177,9 +181,15 @@ def _open_folder(
         "size": list(size),
         "sample": pipeline.config.sample.to_dict(),
     }
-    for name in ("dtype", "negative", "rescale", "image", "strength", "mask", "window", "tile"):
+    for name in ("tokenizer", "dtype", "negative", "rescale", "strength", "window", "tile"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
+    for name in ("conditions", "image", "mask"):
+        path = getattr(arguments, name)
+        if path is not None:
+            # Another file under the same name makes other images.
+            content = Path(path).expanduser().read_bytes()
+            settings[name] = {"file": path, "sha256": hashlib.sha256(content).hexdigest()}
     rows: list[dict[str, Any]] = [{} for _ in range(count)]
     for key, values in (("prompt", prompts), ("class", classes)):
         for k, row in enumerate(rows if values else ()):
@@ -203,7 +213,9 @@ def _wanted(arguments: argparse.Namespace, classes: list[int] | None, channels: 
         "tile": arguments.tile,
     }
     if arguments.negative is not None:
-        wanted["negative"] = int(arguments.negative) if classes else arguments.negative
+        negative = arguments.negative
+        is_class = classes and negative.isascii() and negative.isdigit()
+        wanted["negative"] = int(negative) if is_class else negative
     if arguments.image is not None:
         wanted["image"] = read_image("--image", arguments.image, channels)
     if arguments.mask is not None:

@@ -92,15 +92,17 @@ class SampleFolder:
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def _clear(self) -> None:
-        """Removes the images of an earlier call, which would look like ours."""
+        """Removes what an earlier call left, which would look like ours."""
         try:
             images = json.loads((self._path / RECORD).read_text())["images"]
             names = [str(image["file"]) for image in images]
         except (OSError, ValueError, KeyError, TypeError):
             names = []
-        for name in names:
+        ours = [str(row["file"]) for row in self._rows]  # where no record speaks of them
+        for name in (*names, *ours, *(["grid.png"] if names else [])):
             (self._path / Path(name).name).unlink(missing_ok=True)
-        for file in (self._path / INTERMEDIATE).glob("*.png"):
+        archives = self._path.glob("*x*x*x*-samples.npz") if names else ()
+        for file in (*archives, *(self._path / INTERMEDIATE).glob("*.png")):
             file.unlink()
 
     @staticmethod

@@ -29,7 +29,7 @@ class ConditionReader:
         num_images: int | None,
     ) -> tuple[Inputs, int]:
         """Returns the inputs and the number of images, from what the model reads of the three."""
-        given = {"tokens": _listed(prompts, str), "class": _listed(classes, int)}
+        given = {"tokens": _listed(prompts), "class": _listed(classes)}
         for name, values in given.items():
             if values is not None and name not in self.reads:
                 legal = ", ".join(_WORDS.get(r, r) for r in self.reads) or "nothing"
@@ -71,7 +71,7 @@ class ConditionReader:
 
     def per_image(self, what: str, values: Any, count: int) -> Inputs:
         """Returns the inputs of one text or class for all images, or of one for each."""
-        listed = _listed(values, str if self.reads[:1] == ("tokens",) else int) or []
+        listed = _listed(values) or []
         if len(listed) not in (1, count):
             raise UserError(f"{what}: got {len(listed)} for {count} images. Legal: 1 or {count}.")
         return self.rows(listed * (count // len(listed)))
@@ -87,10 +87,10 @@ class ConditionReader:
         return found, counts.pop()
 
 
-def _listed(values: Any, single: type) -> list | None:
+def _listed(values: Any) -> list | None:
     if values is None:
         return None
-    return [values] if isinstance(values, single) else list(values)
+    return [values] if np.ndim(values) == 0 else list(values)
 
 
 def _count(num_images: int) -> int:

@@ -66,6 +66,7 @@ class Generation:
         self.request, self.plan, self.count, self.last = request, plan, count, last
         self.row, self.total = 0, len(plan.rows)
         self._begun = False
+        self._changed: dict[str, Any] = {}
         self._decoded: tuple[Array, Array] | None = None
 
     def _begin(self) -> None:
@@ -145,7 +146,7 @@ class Generation:
         """Steers what is left of the run.
 
         Values change without compiling. What was absent before, such as a first region, a mask or
-        guidance, needs a program of its own.
+        guidance, needs a program of its own. What earlier changes set stays as it is.
 
         Args:
           **arguments: `prompts`, and those of `pipeline.arguments.STEERING`, as for a call.
@@ -156,14 +157,18 @@ class Generation:
         if self._remake is None:
             raise UserError("change: this run cannot be steered.")
         self._begin()
-        request = self._remake(**arguments)
-        if request.scale is None and self.request.scale is not None:
+        changed = {**self._changed, **arguments}
+        request, before = self._remake(**changed), self.request
+        if request.scale is None and before.scale is not None:
             # Guidance of scale 1 keeps the program.
-            request = dataclasses.replace(request, scale=np.ones(len(request), np.float32))
+            ones = np.ones(len(request), np.float32)
+            request = dataclasses.replace(
+                request, scale=ones, interval=before.interval, rescale=before.rescale
+            )
         if "image" in arguments:
             self._known = self._encoded(request)
         self._controls = self._steered(request)
-        self.request = request
+        self.request, self._changed = request, changed
 
     def _shown(self, images: Array, finite: Array) -> tuple[np.ndarray, np.ndarray]:
         """Returns decoded images on the host, without what fills the bucket."""

@@ -21,7 +21,7 @@ from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows, hide
 from ldm_jax.pipeline.conditions import ConditionReader
 from ldm_jax.pipeline.generation import Generation, finished
 from ldm_jax.pipeline.guides import ClassifierGuide
-from ldm_jax.pipeline.planning import make_options, make_plan, make_request
+from ldm_jax.pipeline.planning import image_count, make_options, make_plan, make_request
 from ldm_jax.pipeline.request import Plan, Request
 from ldm_jax.samplers.ddim_inversion import ddim_inversion
 from ldm_jax.tasks.base import Task
@@ -305,7 +305,8 @@ class Pipeline:
         )
 
     def _request(self, prompts: Any, arguments: Arguments, plan: Plan) -> Request:
-        to_inpaint = self._reader.reads == (MASKED_IMAGE,) and "mask" in arguments
+        masked = arguments.get("mask") is not None
+        to_inpaint = self._reader.reads == (MASKED_IMAGE,) and masked
         if to_inpaint and arguments.get("conditions") is None:
             arguments = {**arguments, "conditions": self._masked_image(arguments, plan)}
         request = make_request(self.config, self.task, self._reader, prompts, arguments, plan)
@@ -319,7 +320,7 @@ class Pipeline:
         size, stage = plan.image_shape, self.task.first_stage
         images = as_images("image", arguments["image"], size, stage.model.image_channels)
         masks = as_masks("mask", arguments["mask"], size)
-        count = max(len(images), len(masks), arguments.get("num_images") or 1)
+        count = max(len(images), len(masks), image_count(arguments) or 1)
         images, masks = as_rows(images, count), as_rows(masks, count)
         programs = self._compiled(Options(), arguments.get("tile"), size)
         shards, factor = batch_shards(self.mesh), stage.model.downsampling_factor

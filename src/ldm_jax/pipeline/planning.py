@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -40,11 +41,8 @@ def make_plan(config: ConfigDict, task: LatentDiffusionTask, arguments: Argument
     )
     steps = len(levels)
     mask, strength = arguments.get("mask"), arguments.get("strength")
-    if arguments.get("image") is None:
-        for name in ("mask", "strength"):
-            if arguments.get(name) is not None:
-                raise UserError(f"{name}: given without an image to start from.")
-    else:
+    _check_image(arguments)
+    if arguments.get("image") is not None:
         default = _STRENGTH if mask is None else 1.0
         levels = from_strength(levels, default if strength is None else strength)
     whole = len(levels) == steps
@@ -76,9 +74,13 @@ def make_options(task: LatentDiffusionTask, arguments: Arguments) -> Options:
     factor = task.first_stage.model.downsampling_factor
     overlap = arguments.get("overlap")
     # Whole latent pixels; a quarter of the smaller edge unless told.
-    shared = min(window) // factor // 4 if overlap is None else overlap // factor
-    if shared * factor != (shared * factor if overlap is None else overlap):
-        raise UserError(f"overlap={overlap}: legal are multiples of {factor} pixels.")
+    smallest = min(window) // factor
+    shared = smallest // 4 if overlap is None else overlap // factor
+    if overlap is not None and (overlap % factor or not 0 <= shared < smallest):
+        raise UserError(
+            f"overlap={overlap}: legal are multiples of {factor} pixels, from 0 to "
+            f"{(smallest - 1) * factor}."
+        )
     return Options(
         window=(window[0] // factor, window[1] // factor),
         overlap=(shared, shared),
@@ -100,11 +102,12 @@ def make_request(
     Raises:
       UserError: a condition of the wrong kind, or a value, shape or number that is not legal.
     """
+    _check_image(arguments)
     inputs, count = reader.read(
         prompts,
         arguments.get("classes"),
         arguments.get("conditions"),
-        _image_count(arguments),
+        image_count(arguments),
     )
     check_in("output", arguments.get("output", "uint8"), ("uint8", "float32"))
     size = plan.image_shape
@@ -117,7 +120,6 @@ def make_request(
     image, mask = arguments.get("image"), arguments.get("mask")
     channels = task.first_stage.model.image_channels
     first = arguments.get("first_index", 0)
-    guide_inputs = arguments.get("guide_inputs")
     return Request(
         inputs=inputs,
         seeds=_seeds("seed", arguments.get("seed", 0), count),
@@ -129,7 +131,7 @@ def make_request(
         toward=_toward(reader, arguments, count),
         image=None if image is None else as_rows(as_images("image", image, size, channels), count),
         mask=None if mask is None else as_rows(as_masks("mask", mask, size), count),
-        guide=guide_inputs,
+        guide=_guide_inputs(arguments, count),
         **_guidance(config, reader, inputs, arguments, count, bool(regions)),
     )
 
@@ -148,6 +150,8 @@ def _guidance(
     if threshold is not None:
         percentile, limit = threshold
         check_range("threshold percentile", percentile, 0, 100)
+        if not 0 < limit < np.inf:
+            raise UserError(f"threshold limit: got {limit}. Legal: a positive number.")
         found["threshold"] = np.full((count, 2), (percentile, limit), np.float32)
     wanted = _given(arguments, "guidance_scale", config.sample.guidance_scale)
     scale = numbers("guidance_scale", wanted, count, -np.inf, np.inf)
@@ -160,10 +164,32 @@ def _guidance(
         found["negative"] = reader.per_image("negative", negative, count)
     interval, rescale = arguments.get("guidance_interval"), arguments.get("guidance_rescale")
     if interval is not None:
+        if len(interval) != 2 or not interval[0] <= interval[1]:
+            raise UserError(
+                f"guidance_interval={tuple(interval)}: legal are two timesteps, the smaller first."
+            )
         found["interval"] = np.full((count, 2), interval, np.float32)
     if rescale is not None:
         found["rescale"] = numbers("guidance_rescale", rescale, count, 0, 1)
     return {**found, "scale": scale}
+
+
+def _check_image(arguments: Arguments) -> None:
+    """Raises UserError for what needs an image that is not there."""
+    for name in ("mask", "strength"):
+        if arguments.get(name) is not None and arguments.get("image") is None:
+            raise UserError(f"{name}: given without an image to start from.")
+
+
+def _guide_inputs(arguments: Arguments, count: int) -> Any:
+    given = arguments.get("guide_inputs")
+    inputs = jax.tree.map(np.asarray, given, is_leaf=lambda x: isinstance(x, list))
+    for value in jax.tree.leaves(inputs):
+        if value.shape[:1] != (count,):
+            raise UserError(
+                f"guide_inputs: got shape {value.shape} for {count} images. Legal: a row for each."
+            )
+    return inputs
 
 
 def _variation(arguments: Arguments, count: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -184,16 +210,15 @@ def _toward(
     return reader.per_image("toward", toward, count), weight
 
 
-def _image_count(arguments: Arguments) -> int | None:
+def image_count(arguments: Arguments) -> int | None:
     """Returns the number of images that is asked for, or that per-image arguments imply."""
     if arguments.get("num_images") is not None:
         return arguments["num_images"]
     names = ("seed", "variation_seed", "variation_weight", "toward_weight", "latents")
     values: list[Any] = [arguments.get(name) for name in names]
     counts = {len(value) for value in values if value is not None and np.ndim(value) > 0}
-    image = arguments.get("image")
-    if image is not None and np.ndim(image) == 4:
-        counts.add(len(image))
+    pictures: list[Any] = [(arguments.get("image"), 4), (arguments.get("mask"), 3)]
+    counts |= {len(x) for x, several in pictures if x is not None and np.ndim(x) == several}
     return max(counts) if counts else None
 
 
