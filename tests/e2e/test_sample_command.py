@@ -204,7 +204,10 @@ WRONG = [
     (["--tile", "9"], "tile=9: legal are multiples of 8 pixels, or none."),
     (["--window", "15x16"], "image size 15: the model takes multiples of 2 pixels."),
     (["--save_every", "0"], "argument --save_every: got '0', expected a whole number from 1"),
-    (["--prompts", "NUMBERS", "--class", "1"], "classes: given, but this model's conditioner reads"),
+    (
+        ["--prompts", "NUMBERS", "--class", "1"],
+        "classes: given, but this model's conditioner reads",
+    ),
 ]
 
 
