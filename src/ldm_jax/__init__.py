@@ -6,10 +6,24 @@ Importing this package imports neither TensorFlow nor PyTorch and initialises no
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldm_jax.pipeline import Generation, Pipeline, Region
+    from ldm_jax.pipeline import (
+        ClassifierGuide,
+        Generation,
+        ImageGuide,
+        Pipeline,
+        Region,
+        extend_canvas,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["Generation", "Pipeline", "Region"]
+__all__ = [
+    "ClassifierGuide",
+    "Generation",
+    "ImageGuide",
+    "Pipeline",
+    "Region",
+    "extend_canvas",
+]
 
 
 def __getattr__(name: str) -> Any:

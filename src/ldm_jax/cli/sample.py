@@ -95,13 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Draws bucket by bucket, and writes each image as soon as it is there."""
     source = Path(arguments.checkpoint or arguments.workdir).expanduser()
-    prompts, classes = _listed_conditions(arguments)
-    given = prompts or classes or ()
-    if arguments.num_images is not None and len(given) > 1:
-        raise UserError(
-            f"--num_images={arguments.num_images}: got {len(given)} prompts or classes, one image "
-            "each. Legal: --num_images with at most one of them."
-        )
+    lines = _lines(arguments)
+    _check_count(arguments, lines)
     config = _config(source, arguments, overrides)
     out = Path(arguments.out or (source / "out" if arguments.workdir else "out"))
 
@@ -119,21 +114,18 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     )
     for note in pipeline.notes:
         print(f"note: {note}")
+    prompts, classes = _conditioned(arguments, lines, pipeline.task.conditioner.inputs)
     wanted = _wanted(arguments, classes, pipeline.task.first_stage.model.image_channels)
-    generations = pipeline.stream(prompts, **wanted)
-    count = max(len(given), arguments.num_images or 1, _rows(wanted.get("conditions")))
-    image = wanted.get("image")
-    training_size = (pipeline.task.image_size,) * 2
-    size = arguments.size or (training_size if image is None else image.shape[:2])
-    folder = _open_folder(out, arguments, pipeline, prompts, classes, count, size)
-    _draw(generations, folder, arguments.save_every)
+    runs = pipeline.stream(prompts, **wanted)
+    folder = _open_folder(out, arguments, pipeline, prompts, classes, runs)
+    _draw(runs, folder, arguments.save_every)
     if arguments.grid:
         from ldm_jax.train.hooks import image_grid
 
         folder.save_grid(image_grid)
     if arguments.npz:
         print(f"archive: {folder.save_npz()}")
-    print(f"{count} image{'s' if count > 1 else ''} in {out}")
+    print(f"{len(folder)} image{'s' if len(folder) > 1 else ''} in {out}")
 
 
 def _draw(generations: Iterator[Any], folder: Any, save_every: int | None) -> None:
@@ -166,8 +158,7 @@ def _open_folder(
     pipeline: Any,
     prompts: list[str] | None,
     classes: list[int] | None,
-    count: int,
-    size: tuple[int, int],
+    runs: Any,
 ) -> Any:
     """Returns the folder of the images, with the record of what makes them."""
     from ldm_jax.cli.sample_files import SampleFolder
@@ -178,10 +169,11 @@ def _open_folder(
         "step": pipeline.step,
         "parameters": "raw" if arguments.raw else "ema",
         "seed": arguments.seed,
-        "size": list(size),
+        "size": list(runs.image_shape),
         "sample": pipeline.config.sample.to_dict(),
     }
-    for name in ("tokenizer", "dtype", "negative", "rescale", "strength", "window", "tile"):
+    flags = ("tokenizer", "dtype", "negative", "rescale", "strength", "window", "tile")
+    for name in (*flags, "save_every"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
     for name in ("conditions", "image", "mask"):
@@ -190,7 +182,7 @@ def _open_folder(
             # Another file under the same name makes other images.
             content = Path(path).expanduser().read_bytes()
             settings[name] = {"file": path, "sha256": hashlib.sha256(content).hexdigest()}
-    rows: list[dict[str, Any]] = [{} for _ in range(count)]
+    rows: list[dict[str, Any]] = [{} for _ in range(runs.num_images)]
     for key, values in (("prompt", prompts), ("class", classes)):
         for k, row in enumerate(rows if values else ()):
             row[key] = (values or [])[k % len(values or [])]
@@ -223,10 +215,6 @@ def _wanted(arguments: argparse.Namespace, classes: list[int] | None, channels: 
     return wanted
 
 
-def _rows(conditions: Any) -> int:
-    return 0 if conditions is None else len(next(iter(conditions.values())))
-
-
 def _config(source: Path, arguments: argparse.Namespace, overrides: list[str]) -> Any:
     """Returns the model's configuration with the flags in it; a run's can change in part only."""
     from ldm_jax.train.checkpoint import is_workdir, read_config
@@ -235,6 +223,8 @@ def _config(source: Path, arguments: argparse.Namespace, overrides: list[str]) -
     if arguments.workdir or is_workdir(source):
         if arguments.config:
             raise UserError("--config: a trained run keeps its own. Legal: --config.sample.FIELD.")
+        if arguments.tokenizer:
+            raise UserError("--tokenizer: a trained run keeps its own. Legal: not with --workdir.")
         _check_overrides(overrides)
         config = read_config(source).lock()
     elif arguments.config:
@@ -282,24 +272,41 @@ def _conditions(arguments: argparse.Namespace) -> dict[str, Any] | None:
         raise UserError(f"--conditions={path}: not a .npz of plain arrays ({error}).") from error
 
 
-def _listed_conditions(
-    arguments: argparse.Namespace,
-) -> tuple[list[str] | None, list[int] | None]:
-    """Returns all prompts and all classes, those of the file last, without its blank lines.
-
-    The lines of a file are classes if all of them are numbers and no prompt is given.
-    """
+def _lines(arguments: argparse.Namespace) -> list[str]:
+    """Returns the lines of --prompts, without blank ones."""
     if arguments.prompts is None:
-        return arguments.prompt, arguments.classes
-    path = Path(arguments.prompts)
+        return []
+    path = Path(arguments.prompts).expanduser()
     if not path.is_file():
-        raise UserError(f"--prompts={path}: no such file; expected one prompt a line.")
-    lines = [line.strip() for line in read_text(path, "--prompts").splitlines() if line.strip()]
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"--prompts={path}: {what}; expected one prompt a line.")
+    # Not splitlines: that would also break at characters that may stand in a text.
+    lines = [line.strip() for line in read_text(path, "--prompts").split("\n") if line.strip()]
     if not lines:
         raise UserError(f"--prompts={path}: has no text in it; expected one prompt a line.")
-    if not arguments.prompt and all(line.isascii() and line.isdigit() for line in lines):
-        return None, [*(arguments.classes or []), *map(int, lines)]
-    return [*(arguments.prompt or []), *lines], arguments.classes
+    return lines
+
+
+def _check_count(arguments: argparse.Namespace, lines: list[str]) -> None:
+    given = max(len(arguments.prompt or []), len(arguments.classes or [])) + len(lines)
+    if arguments.num_images is not None and given > 1:
+        raise UserError(
+            f"--num_images={arguments.num_images}: got {given} prompts or classes, one image "
+            "each. Legal: --num_images with at most one of them."
+        )
+
+
+def _conditioned(
+    arguments: argparse.Namespace, lines: list[str], reads: tuple[str, ...]
+) -> tuple[list[str] | None, list[int] | None]:
+    """Returns all prompts and all classes; the lines of a file are what the model reads."""
+    prompts, classes = arguments.prompt, arguments.classes
+    if not lines or reads != ("class",):
+        return [*(prompts or []), *lines] or None, classes
+    for line in lines:
+        if not (line.isascii() and line.isdigit()):
+            raise UserError(f"--prompts: got {line!r}. Legal: this model reads class numbers.")
+    return prompts, [*(classes or []), *map(int, lines)]
 
 
 def _whole(minimum: int) -> Callable[[str], int]:

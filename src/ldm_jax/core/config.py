@@ -55,10 +55,10 @@ def build(what: str, registry: Mapping[str, Any], config: Mapping[str, Any], **e
 
 def call(what: str, target: Callable[..., Any], kwargs: Mapping[str, Any], **extra: Any) -> Any:
     """Calls `target(**kwargs, **extra)` after checking names and types; see `build`."""
-    fields = check_fields(what, target, kwargs)
     for key in kwargs:
         if key in extra:
             raise UserError(f"{what}.{key}: cannot be set here; the rest of the config decides it.")
+    fields = check_fields(what, target, kwargs, supplied=tuple(extra))
     arguments = {
         key: _plain(key, value)
         for key, value in kwargs.items()
@@ -78,23 +78,27 @@ def call(what: str, target: Callable[..., Any], kwargs: Mapping[str, Any], **ext
 
 
 def check_fields(
-    what: str, target: Callable[..., Any], kwargs: Mapping[str, Any]
+    what: str,
+    target: Callable[..., Any],
+    kwargs: Mapping[str, Any],
+    supplied: Sequence[str] = (),
 ) -> dict[str, inspect.Parameter]:
     """Returns `fields_of(target)` once every key of `kwargs` is one and its value fits.
 
     Values are held against annotations of plain types: numbers, text, tuples, and unions of these;
     whatever else is annotated is for the target to judge. None always fits: a field that does not
-    take it counts as not given.
+    take it counts as not given. Messages do not offer what is `supplied` by the caller.
 
     Raises:
       UserError: unknown field, or a value of the wrong type, naming what is legal.
     """
     fields = fields_of(target)
+    own = [key for key in fields if key not in supplied]
     for key, value in kwargs.items():
         if key not in fields:
             raise UserError(
-                f"{what}: unknown field {key!r} for {_label(target)}{did_you_mean(key, fields)} "
-                f"Fields: {', '.join(fields) or 'none'}."
+                f"{what}: unknown field {key!r} for {_label(target)}{did_you_mean(key, own)} "
+                f"Fields: {', '.join(own) or 'none'}."
             )
         annotation = fields[key].annotation
         exempt = value is None or key.endswith("dtype")

@@ -5,7 +5,6 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from ldm_jax.core.checks import UserError, did_you_mean
 from ldm_jax.core.types import PyTree
 from ldm_jax.pipeline.regions import Region
 from ldm_jax.tasks.guided import Guide
@@ -105,12 +104,3 @@ STEERING = (
     *("classes", "conditions", "negative", "regions", "toward", "toward_weight", "image", "mask"),
     *("guidance_scale", "guidance_interval", "guidance_rescale", "threshold", "guide_inputs"),
 )
-
-
-def check_names(names: Sequence[str], legal: Sequence[str]) -> None:
-    """Raises UserError for an argument that is none of `legal`."""
-    for name in names:
-        if name not in legal:
-            raise UserError(
-                f"argument {name!r}: unknown{did_you_mean(name, legal)} Legal: {', '.join(legal)}."
-            )

@@ -45,6 +45,10 @@ def as_masks(what: str, masks: Any, size: tuple[int, int]) -> np.ndarray:
       UserError: another shape, or values out of range.
     """
     found = np.asarray(masks)
+    if found.dtype == np.uint8 and found.size and found.max() == 1:
+        raise UserError(f"{what}: got uint8 of 0 and 1. Legal: bool, uint8 of 0 to 255, floats.")
+    if found.dtype.kind not in "buif":
+        raise UserError(f"{what}: got {found.dtype}. Legal: bool, uint8, 0.0 to 1.0.")
     found = found.astype(np.float32) / (255 if found.dtype == np.uint8 else 1)
     if found.ndim == 2:
         found = found[None]

@@ -36,15 +36,18 @@ class ConditionReader:
                 raise UserError(
                     f"{_WORDS[name]}: given, but this model's conditioner reads {legal}."
                 )
+        if conditions is not None and (not self.reads or self.reads[0] in given):
+            legal = ", ".join(_WORDS.get(r, r) for r in self.reads) or "nothing"
+            raise UserError(f"conditions: given, but this model's conditioner reads {legal}.")
         if not self.reads:
-            return {}, _count(1 if num_images is None else num_images)
+            return {}, 1 if num_images is None else num_images
         if self.reads[0] not in given:
             return self._arrays(conditions)
         word, values = _WORDS[self.reads[0]], given[self.reads[0]]
         if not values:
             raise UserError(f"{word}: this model needs at least one.")
         if num_images is not None and len(values) == 1:
-            values = values * _count(num_images)
+            values = values * num_images
         if num_images not in (None, len(values)):
             raise UserError(
                 f"num_images={num_images}: got {len(values)} {word}, one image each. "
@@ -91,9 +94,3 @@ def _listed(values: Any) -> list | None:
     if values is None:
         return None
     return [values] if np.ndim(values) == 0 else list(values)
-
-
-def _count(num_images: int) -> int:
-    if num_images < 1:
-        raise UserError(f"num_images={num_images}: legal is 1 or more.")
-    return num_images

@@ -10,6 +10,7 @@ import numpy as np
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Array, Conditioning, PyTree
 from ldm_jax.pipeline.canvas import known_latents, paste
+from ldm_jax.pipeline.checks import check_whole
 from ldm_jax.pipeline.request import Inputs, Plan, Request
 from ldm_jax.samplers.editing import noised, slerp
 from ldm_jax.tasks.guided import Controls
@@ -93,8 +94,8 @@ class Generation:
 
     def advance(self, rows: int | None = None) -> None:
         """Runs so many rows of the table, by default all that are left."""
-        if rows is not None and rows < 1:
-            raise UserError(f"rows={rows}: legal is 1 or more.")
+        if rows is not None:
+            check_whole("rows", rows)
         self._begin()
         stop = self.total if rows is None else min(self.row + rows, self.total)
         self._state = self._programs.advance(
@@ -156,6 +157,11 @@ class Generation:
         """
         if self._remake is None:
             raise UserError("change: this run cannot be steered.")
+        if self.done:
+            raise UserError("change: the run is done. Legal: before its last row.")
+        masked = self.request.mask is not None or arguments.get("mask") is not None
+        if arguments.get("image") is not None and not masked:
+            raise UserError("image: has no effect on a run under way without a mask.")
         self._begin()
         changed = {**self._changed, **arguments}
         request, before = self._remake(**changed), self.request
@@ -234,6 +240,27 @@ class Generation:
 
     def _condition(self, inputs: Inputs) -> Conditioning:
         return self._programs.condition(self._params, self._frozen, self._programs.put_rows(inputs))
+
+
+@dataclasses.dataclass
+class Runs:
+    """The buckets of one call, one `Generation` after the other, each not yet drawn.
+
+    Attributes:
+      num_images: of all buckets.
+      image_shape: (H, W) in pixels.
+      generations: made when they are asked for.
+    """
+
+    num_images: int
+    image_shape: tuple[int, int]
+    generations: Iterator[Generation]
+
+    def __iter__(self) -> Iterator[Generation]:
+        return self.generations
+
+    def __next__(self) -> Generation:
+        return next(self.generations)
 
 
 def finished(generations: Iterable[Generation]) -> Iterator[Generation]:

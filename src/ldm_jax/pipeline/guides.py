@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Array, PyTree
 from ldm_jax.diffusion.schedule import Schedule
+from ldm_jax.pipeline.checks import is_whole
 from ldm_jax.samplers.base import Predict
 from ldm_jax.samplers.guidance import classifier_guided, loss_guided
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
@@ -35,7 +37,11 @@ class ClassifierGuide:
           classes: one per image.
           scale: strength, one per image or for all; 1 samples from p(z) p(class | z).
         """
-        labels = np.asarray(classes, np.int32)
+        labels, limit = np.asarray(classes), self.task.model.num_classes
+        for label in labels.reshape(-1):
+            if not is_whole(label, 0, limit - 1):
+                raise UserError(f"class {label}: legal is 0 to {limit - 1}.")
+        labels = labels.astype(np.int32)
         strength = np.broadcast_to(np.asarray(scale, np.float32), labels.shape)
         inputs = {"class": labels, "scale": strength}
         return {"guide": self, "guide_inputs": inputs, "guide_params": self.params}

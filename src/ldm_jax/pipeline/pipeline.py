@@ -16,10 +16,11 @@ from ldm_jax.core.compilation_cache import keep_compiled_programs
 from ldm_jax.core.types import PyTree
 from ldm_jax.parallel.mesh import batch_shards, make_mesh
 from ldm_jax.parallel.sharding import placed
-from ldm_jax.pipeline.arguments import STEERING, Arguments, check_names
+from ldm_jax.pipeline.arguments import STEERING, Arguments
 from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows, hide
+from ldm_jax.pipeline.checks import check_arguments, check_names, check_whole
 from ldm_jax.pipeline.conditions import ConditionReader
-from ldm_jax.pipeline.generation import Generation, finished
+from ldm_jax.pipeline.generation import Generation, Runs, finished
 from ldm_jax.pipeline.guides import ClassifierGuide
 from ldm_jax.pipeline.planning import image_count, make_options, make_plan, make_request
 from ldm_jax.pipeline.request import Plan, Request
@@ -72,7 +73,7 @@ class Pipeline:
         tokenizer = assemble.build_tokenizer(config)
         assemble.check_tokenizer(task, tokenizer)
         self._reader = ConditionReader(task, tokenizer)
-        self._programs: dict[Any, Programs] = {}
+        self._programs: dict[Options, Programs] = {}
 
     @classmethod
     def from_checkpoint(
@@ -161,6 +162,7 @@ class Pipeline:
         Raises:
           UserError: the condition is missing or of the wrong kind, or an argument is illegal.
         """
+        check_whole("callback_every", callback_every)
         found: list[np.ndarray] = []
         generations = self.stream(prompts, **arguments)
         if progress is not None:
@@ -176,24 +178,25 @@ class Pipeline:
 
     def stream(
         self, prompts: str | Sequence[str] | None = None, **arguments: Unpack[Arguments]
-    ) -> Iterator[Generation]:
+    ) -> Runs:
         """Returns the buckets of a run one by one, each not yet drawn; arguments as for a call.
 
         What is wrong with the arguments is raised at once.
         """
         check_names(tuple(arguments), tuple(Arguments.__annotations__))
+        check_arguments(arguments)
         plan = make_plan(self.config, self.task, arguments)
         request = self._request(prompts, arguments, plan)
-        programs = self._compiled(
-            make_options(self.task, arguments), arguments.get("tile"), plan.image_shape
-        )
+        programs = self._compiled(make_options(self.task, arguments), plan.image_shape)
         largest = self.config.sample.per_device_batch
         size = bucket_size(len(request), batch_shards(self.mesh), largest)
 
         def remake(**changes: Any) -> Request:
             check_names(tuple(changes), ("prompts", *STEERING))
             new: Any = {**arguments, **changes}
-            again = self._request(new.pop("prompts", prompts), new, plan)
+            words = new.pop("prompts", prompts)
+            check_arguments(new)
+            again = self._request(words, new, plan, steering=request.scale is not None)
             if len(again) != len(request):
                 raise UserError(
                     f"change: got {len(again)} prompts for {len(request)} images. Legal: as many."
@@ -214,7 +217,7 @@ class Pipeline:
                     remake=lambda rows=rows, **changes: remake(**changes).take(rows),
                 )
 
-        return generations()
+        return Runs(len(request), plan.image_shape, generations())
 
     def start(
         self, prompts: str | Sequence[str] | None = None, **arguments: Unpack[Arguments]
@@ -255,12 +258,14 @@ class Pipeline:
         """
         legal = ("classes", "conditions", "num_images", "negative", "steps", "spacing", "tile")
         check_names(tuple(arguments), (*legal, "guidance_scale", "image_shape"))
+        check_whole("refinements", refinements, 0)
         arguments = {"guidance_scale": 1.0, **arguments}
         whole: Any = {**arguments, "image": images, "strength": 1.0, "sampler": "ddim"}
+        check_arguments(whole)
         plan = make_plan(self.config, self.task, whole)
         rows = ddim_inversion(plan.levels, refinements)
         request = self._request(prompts, whole, plan)
-        programs = self._compiled(Options(), arguments.get("tile"), plan.image_shape)
+        programs = self._compiled(Options(tile=arguments.get("tile")), plan.image_shape)
         size = bucket_size(
             len(request), batch_shards(self.mesh), self.config.sample.per_device_batch
         )
@@ -304,12 +309,16 @@ class Pipeline:
             }
         )
 
-    def _request(self, prompts: Any, arguments: Arguments, plan: Plan) -> Request:
+    def _request(
+        self, prompts: Any, arguments: Arguments, plan: Plan, *, steering: bool = False
+    ) -> Request:
         masked = arguments.get("mask") is not None
         to_inpaint = self._reader.reads == (MASKED_IMAGE,) and masked
         if to_inpaint and arguments.get("conditions") is None:
             arguments = {**arguments, "conditions": self._masked_image(arguments, plan)}
-        request = make_request(self.config, self.task, self._reader, prompts, arguments, plan)
+        request = make_request(
+            self.config, self.task, self._reader, prompts, arguments, plan, steering=steering
+        )
         return dataclasses.replace(request, keeps=not to_inpaint)
 
     def _masked_image(self, arguments: Arguments, plan: Plan) -> dict[str, np.ndarray]:
@@ -322,7 +331,7 @@ class Pipeline:
         masks = as_masks("mask", arguments["mask"], size)
         count = max(len(images), len(masks), image_count(arguments) or 1)
         images, masks = as_rows(images, count), as_rows(masks, count)
-        programs = self._compiled(Options(), arguments.get("tile"), size)
+        programs = self._compiled(Options(tile=arguments.get("tile")), size)
         shards, factor = batch_shards(self.mesh), stage.model.downsampling_factor
         found = []
         for rows in buckets(count, shards):
@@ -331,21 +340,16 @@ class Pipeline:
             found.append(np.concatenate([np.asarray(z), cells], axis=-1))
         return {MASKED_IMAGE: np.concatenate(found)[:count]}
 
-    def _compiled(
-        self, options: Options, tile: int | None, image_shape: tuple[int, int]
-    ) -> Programs:
-        self.task.first_stage.check_tile(tile)
-        if tile is not None and max(image_shape) <= tile:
-            tile = None
-        if (options, tile) not in self._programs:
-            self._programs[options, tile] = Programs(
-                self.task,
-                self.mesh,
-                options,
-                decode_batch=self.config.sample.decode_batch,
-                tile=tile,
+    def _compiled(self, options: Options, image_shape: tuple[int, int]) -> Programs:
+        self.task.first_stage.check_tile(options.tile)
+        if options.tile is not None and max(image_shape) <= options.tile:
+            options = dataclasses.replace(options, tile=None)
+        if options not in self._programs:
+            decode_batch = self.config.sample.decode_batch
+            self._programs[options] = Programs(
+                self.task, self.mesh, options, decode_batch=decode_batch
             )
-        return self._programs[options, tile]
+        return self._programs[options]
 
 
 def _diffusion(path: str | Path, task: Task) -> LatentDiffusionTask:

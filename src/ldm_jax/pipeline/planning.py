@@ -11,6 +11,7 @@ from ldm_jax.core.checks import UserError, check_in, check_range, check_shape
 from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.pipeline.arguments import Arguments
 from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows
+from ldm_jax.pipeline.checks import PER_IMAGE
 from ldm_jax.pipeline.conditions import ConditionReader
 from ldm_jax.pipeline.regions import region_weights
 from ldm_jax.pipeline.request import Inputs, Plan, Request, numbers
@@ -19,7 +20,6 @@ from ldm_jax.tasks.guided import Options
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 
-_SEEDS = 2**32
 _STRENGTH = 0.75  # the reference's
 
 
@@ -41,15 +41,12 @@ def make_plan(config: ConfigDict, task: LatentDiffusionTask, arguments: Argument
     )
     steps = len(levels)
     mask, strength = arguments.get("mask"), arguments.get("strength")
-    _check_image(arguments)
     if arguments.get("image") is not None:
         default = _STRENGTH if mask is None else 1.0
         levels = from_strength(levels, default if strength is None else strength)
     whole = len(levels) == steps
     rows = assemble.build_rows(sampler, levels, task)
-    resample, jump = arguments.get("resample", 1), arguments.get("jump", 1)
-    if mask is None and (resample, jump) != (1, 1):
-        raise UserError("resample, jump: they bring what a mask leaves together. Legal: a mask.")
+    resample, jump = _given(arguments, "resample", 1), _given(arguments, "jump", 1)
     return Plan(
         levels,
         repaint(levels, rows, resample, jump),
@@ -68,8 +65,10 @@ def make_options(task: LatentDiffusionTask, arguments: Arguments) -> Options:
     if quantize and not hasattr(task.first_stage.model, "quantize"):
         raise UserError("quantize: this model's first stage has no codebook. Legal: False.")
     window, guide = arguments.get("window"), arguments.get("guide")
+    tile = arguments.get("tile")
+    task.first_stage.check_tile(tile)
     if window is None:
-        return Options(quantize=quantize, guide=guide)
+        return Options(quantize=quantize, guide=guide, tile=tile)
     assemble.check_image_size(task, *window)
     factor = task.first_stage.model.downsampling_factor
     overlap = arguments.get("overlap")
@@ -86,6 +85,7 @@ def make_options(task: LatentDiffusionTask, arguments: Arguments) -> Options:
         overlap=(shared, shared),
         quantize=quantize,
         guide=guide,
+        tile=tile,
     )
 
 
@@ -96,33 +96,38 @@ def make_request(
     prompts: Any,
     arguments: Arguments,
     plan: Plan,
+    *,
+    steering: bool = False,
 ) -> Request:
     """Returns what is asked for, a row per image.
 
     Raises:
       UserError: a condition of the wrong kind, or a value, shape or number that is not legal.
     """
-    _check_image(arguments)
     inputs, count = reader.read(
         prompts,
         arguments.get("classes"),
         arguments.get("conditions"),
         image_count(arguments),
     )
-    check_in("output", arguments.get("output", "uint8"), ("uint8", "float32"))
+    check_in("output", _given(arguments, "output", "uint8"), ("uint8", "float32"))
     size = plan.image_shape
     latent = task.first_stage.latent_shape(*size)
     latents = arguments.get("latents")
     if latents is not None:
         check_shape("latents", np.shape(latents), (count, *latent))
         latents = np.asarray(latents, np.float32)
-    regions = arguments.get("regions", ())
+        if not np.all(np.isfinite(latents)):
+            raise UserError("latents: hold a value that is not a finite number.")
+    regions = arguments.get("regions") or ()
     image, mask = arguments.get("image"), arguments.get("mask")
     channels = task.first_stage.model.image_channels
-    first = arguments.get("first_index", 0)
+    first = _given(arguments, "first_index", 0)
+    if first + count > 2**31:
+        raise UserError(f"first_index={first} and {count} images: legal is up to 2^31 in all.")
     return Request(
         inputs=inputs,
-        seeds=_seeds("seed", arguments.get("seed", 0), count),
+        seeds=_seeds("seed", _given(arguments, "seed", 0), count),
         indices=np.arange(first, first + count, dtype=np.int32),
         regions=tuple(reader.per_image("regions", r.prompt, count) for r in regions),
         weights=region_weights(regions, count, size, latent[:2]) if regions else None,
@@ -132,7 +137,7 @@ def make_request(
         image=None if image is None else as_rows(as_images("image", image, size, channels), count),
         mask=None if mask is None else as_rows(as_masks("mask", mask, size), count),
         guide=_guide_inputs(arguments, count),
-        **_guidance(config, reader, inputs, arguments, count, bool(regions)),
+        **_guidance(config, reader, inputs, arguments, count, bool(regions), steering),
     )
 
 
@@ -143,8 +148,12 @@ def _guidance(
     arguments: Arguments,
     count: int,
     regional: bool,
+    steering: bool,
 ) -> dict[str, Any]:
-    """Returns the fields of a request that say how strongly it is steered."""
+    """Returns the fields of a request that say how strongly it is steered.
+
+    A run that is under way with guidance (`steering`) keeps it at scale 1.
+    """
     threshold = arguments.get("threshold")
     found: dict[str, Any] = {}
     if threshold is not None:
@@ -156,15 +165,18 @@ def _guidance(
     wanted = _given(arguments, "guidance_scale", config.sample.guidance_scale)
     scale = numbers("guidance_scale", wanted, count, -np.inf, np.inf)
     negative = arguments.get("negative")
-    if not inputs or (np.all(scale == 1) and not regional):
-        if negative is not None:
-            raise UserError("negative: has no effect without guidance. Legal: guidance_scale > 1.")
+    if not inputs or (np.all(scale == 1) and not regional and not steering):
+        for name in ("negative", "guidance_interval", "guidance_rescale"):
+            if arguments.get(name) is not None:
+                raise UserError(
+                    f"{name}: has no effect without guidance. Legal: a guidance_scale other than 1."
+                )
         return found
     if negative is not None:
         found["negative"] = reader.per_image("negative", negative, count)
     interval, rescale = arguments.get("guidance_interval"), arguments.get("guidance_rescale")
     if interval is not None:
-        if len(interval) != 2 or not interval[0] <= interval[1]:
+        if not interval[0] <= interval[1]:
             raise UserError(
                 f"guidance_interval={tuple(interval)}: legal are two timesteps, the smaller first."
             )
@@ -172,13 +184,6 @@ def _guidance(
     if rescale is not None:
         found["rescale"] = numbers("guidance_rescale", rescale, count, 0, 1)
     return {**found, "scale": scale}
-
-
-def _check_image(arguments: Arguments) -> None:
-    """Raises UserError for what needs an image that is not there."""
-    for name in ("mask", "strength"):
-        if arguments.get(name) is not None and arguments.get("image") is None:
-            raise UserError(f"{name}: given without an image to start from.")
 
 
 def _guide_inputs(arguments: Arguments, count: int) -> Any:
@@ -214,12 +219,12 @@ def image_count(arguments: Arguments) -> int | None:
     """Returns the number of images that is asked for, or that per-image arguments imply."""
     if arguments.get("num_images") is not None:
         return arguments["num_images"]
-    names = ("seed", "variation_seed", "variation_weight", "toward_weight", "latents")
-    values: list[Any] = [arguments.get(name) for name in names]
+    values: list[Any] = [arguments.get(name) for name in PER_IMAGE]
     counts = {len(value) for value in values if value is not None and np.ndim(value) > 0}
     pictures: list[Any] = [(arguments.get("image"), 4), (arguments.get("mask"), 3)]
     counts |= {len(x) for x, several in pictures if x is not None and np.ndim(x) == several}
-    return max(counts) if counts else None
+    several = counts - {1}  # one value serves all images
+    return max(several) if several else None
 
 
 def _image_shape(task: LatentDiffusionTask, arguments: Arguments) -> tuple[int, int]:
@@ -236,11 +241,8 @@ def _image_shape(task: LatentDiffusionTask, arguments: Arguments) -> tuple[int, 
 
 def _seeds(what: str, seeds: Any, count: int) -> np.ndarray:
     found = np.asarray(seeds)
-    if found.ndim > 1 or found.size not in (1, count):
+    if found.size not in (1, count):
         raise UserError(f"{what}: got shape {found.shape} for {count} images. Legal: 1 or {count}.")
-    for seed in found.reshape(-1):
-        if seed != int(seed) or not 0 <= seed < _SEEDS:
-            raise UserError(f"{what}={seed}: legal is 0 to 2^32 - 1.")
     return np.broadcast_to(found.reshape(-1), (count,)).astype(np.uint32)
 
 

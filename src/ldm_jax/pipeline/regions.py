@@ -46,4 +46,4 @@ def region_weights(
     shares = np.stack(masks)
     shares = shares / np.maximum(shares.sum(axis=0), 1.0)
     whole = np.concatenate([1 - shares.sum(axis=0, keepdims=True), shares])
-    return np.broadcast_to(whole, (count, *whole.shape)).astype(np.float32)
+    return np.broadcast_to(whole.astype(np.float32), (count, *whole.shape))

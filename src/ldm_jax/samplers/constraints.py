@@ -37,7 +37,8 @@ def keep_known(known: Array, mask: Array) -> Callable[[Array], Array]:
     """Returns mask · known + (1 - mask) · x0: inpainting with any model.
 
     In the known part a sampler then follows the exact path from its noise to `known`, so that z
-    has there the distribution q(z_t | known), and ends at `known` itself.
+    has there the distribution q(z_t | known), and ends at `known` itself (`lcm` near it, where its
+    last timestep is near 0: there it trusts z).
 
     # Differs from the reference: that draws fresh noise for the known part at every step, which
     # gives the same marginals, fits no deterministic sampler, and leaves the last step unmasked.

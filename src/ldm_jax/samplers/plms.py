@@ -17,7 +17,8 @@ def plms(levels: Levels) -> Rows:
              + sqrt(1 - alpha_bar_next) eps'
 
     The first step takes two evaluations, eps' being the mean of eps at both its ends, so that there
-    are S + 1 rows; from the second on eps' = (3 eps - h1) / 2, and so on up to four values.
+    are S + 1 rows (a single step is DDIM's); from the second on eps' = (3 eps - h1) / 2, and so on
+    up to four values.
     """
     signal, noise = levels.signal, levels.noise
     stay = signal[1:] / signal[:-1]
@@ -25,8 +26,10 @@ def plms(levels: Levels) -> Rows:
     known = np.minimum(np.arange(len(levels)), 3)
     eps, h1, h2, h3 = along * (_WEIGHTS[known] / _DIVISORS[known, None]).T
     rows = make_rows(levels.t, base=stay, eps=eps, h1=h1, h2=h2, h3=h3, keep_eps=1)
-    # The reference asks again at the next timestep, and at the same one if there is none.
-    t_next = levels.t[min(1, len(levels) - 1)]
+    if len(levels) == 1:
+        # Differs from the reference, which asks again at the same timestep, of what is clean.
+        return rows
+    t_next = levels.t[1]
     half = along[:1] / 2
     again = make_rows(np.array([t_next]), from_z=0, from_base=1, base=stay[:1], eps=half, h1=half)
     return interleave(rows, again)

@@ -56,6 +56,7 @@ class Options:
       window: height and width in latent pixels of overlapping windows; None denoises all at once.
       overlap: of neighbouring windows, in latent pixels.
       quantize: the predicted x0 goes through the first stage's codebook at every row.
+      tile: edge in pixels of windows that images are encoded and decoded in; None takes them whole.
       guide: further guidance, such as `samplers.guidance.loss_guided`, or a correction of the
         prediction; it stands around classifier-free guidance.
     """
@@ -63,6 +64,7 @@ class Options:
     window: tuple[int, int] | None = None
     overlap: tuple[int, int] = (0, 0)
     quantize: bool = False
+    tile: int | None = None
     guide: Guide | None = None
 
 
@@ -79,14 +81,16 @@ def make_predict(
     From inside out: windows, classifier-free guidance or regions, the guide, threshold, codebook,
     and the known part last, so that it stays what it is.
     """
+
+    def decode(z: Array) -> Array:
+        return task.first_stage.decode(frozen, z, options.tile)
+
     denoise = task.denoiser(params)
     if options.window is not None:
         denoise = windowed(denoise, options.window, options.overlap)
     predict = _prompted(task, denoise, controls)
     if options.guide is not None:
-        predict = options.guide(
-            predict, lambda z: task.first_stage.decode(frozen, z), controls.guide, guide_params
-        )
+        predict = options.guide(predict, decode, controls.guide, guide_params)
     changes: list[Callable[[Array], Array]] = []
     if controls.threshold is not None:
         changes.append(dynamic_threshold(controls.threshold[:, 0], controls.threshold[:, 1]))

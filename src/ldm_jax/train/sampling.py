@@ -36,8 +36,8 @@ from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train.assemble import SampleSettings
 
 SampleFn = Callable[..., np.ndarray]
-# Rows that a program's table holds at least: those of two evaluations at each of 1,000 timesteps.
-CAPACITY = 2048
+# Rows that a program's table holds at least: four evaluations at each of 1,000 timesteps.
+CAPACITY = 4096
 
 
 class Programs:
@@ -55,7 +55,6 @@ class Programs:
         options: Options | None = None,
         *,
         decode_batch: int = 4,
-        tile: int | None = None,
     ):
         """Builds the programs; they are compiled when they are called.
 
@@ -64,9 +63,9 @@ class Programs:
           mesh: where to run.
           options: what `advance` is made for.
           decode_batch: images that a device encodes or decodes at once.
-          tile: pixels of the windows that larger images are encoded and decoded in.
         """
         options = Options() if options is None else options
+        stage, tile = task.first_stage, options.tile
         self.mesh, self.task, self.options = mesh, task, options
         whole, rows = P(), P(BATCH_AXES)
         # Loops start from constants, which JAX would not let become what varies over devices.
@@ -82,12 +81,12 @@ class Programs:
             return found.reshape(len(x), *found.shape[2:])
 
         def decode(frozen: Frozen, z: Array, as_uint8: bool) -> tuple[Array, Array]:
-            images = by_pieces(lambda z: task.first_stage.decode(frozen, z, tile), z)
+            images = by_pieces(lambda z: stage.decode(frozen, z, tile), z)
             finite = jnp.all(jnp.isfinite(images), axis=(1, 2, 3))
             return to_uint8_images(images) if as_uint8 else images, finite
 
         def encode(frozen: Frozen, images: Array) -> Array:
-            return by_pieces(lambda x: task.first_stage.encode_mode(frozen, x, tile), images)
+            return by_pieces(lambda x: stage.encode_mode(frozen, x, tile), images)
 
         self.condition: Callable[..., Conditioning] = jax.jit(
             parts(task.condition, in_specs=(whole, whole, rows), out_specs=rows)
