@@ -80,8 +80,11 @@ def test_a_pipeline_draws_with_it(run, runs):
     other = pipe(**arguments, **classifier.towards([7, 3], scale=20.0))
     assert np.abs(towards - plain).max() > 1e-3
     assert np.abs(other - towards).max() > 1e-3
-    programs = [p for (options, _), p in pipe._programs.items() if options.guide is classifier]
+    programs = [p for options, p in pipe._programs.items() if options.guide is classifier]
     assert [p.advance._cache_size() for p in programs] == [1]
+    for wrong in (99, -1, 1.5):
+        with pytest.raises(UserError, match=rf"^class {wrong}: legal is 0 to 23\.$"):
+            classifier.towards([wrong], scale=1.0)
 
 
 def test_a_pipeline_heads_for_what_a_loss_says(runs):

@@ -92,7 +92,10 @@ def test_mistakes_are_named(runs, pipeline):
         (lambda: pipeline(), r"^prompts: this model needs at least one\.$"),
         (lambda: pipeline([]), r"^prompts: this model needs at least one\.$"),
         (lambda: pipeline(classes=[1]), r"^classes: given, but this model's conditioner reads pr"),
-        (lambda: pipeline(["a"], num_images=0), r"^num_images=0: legal is 1 or more\.$"),
+        (
+            lambda: pipeline(["a"], num_images=0),
+            r"^num_images=0: legal is a whole number, 1 or more\.$",
+        ),
         (lambda: pipeline(["a"], image_shape=(16, 17)), r"^image size 17: the model takes multi"),
         (lambda: Pipeline.from_checkpoint(runs.autoencoder), r"sampling needs latent_diffusion\.$"),
         (

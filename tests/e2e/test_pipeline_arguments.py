@@ -280,7 +280,7 @@ def test_the_callback_sees_and_steers_each_piece(pipeline):
 
     calls = {"seed": 1, "steps": 7}
     images = pipeline([RED] * 9, callback=callback, callback_every=3, **calls)  # buckets of 8
-    assert seen == [(3, 7, False), (6, 7, False), (7, 7, True)] * 2
+    assert seen == [(3, 7, False), (6, 7, False)] * 2  # between the pieces
     np.testing.assert_array_equal(images, pipeline([RED] * 9, **calls))
 
 
@@ -296,30 +296,104 @@ def test_a_callback_may_steer_every_bucket(draw):
     assert differ(changed, draw([BLUE] * 9, **calls))  # the first row was the other prompt's
 
 
+# Arguments of the wrong kind, each refused by name before anything runs.
+KINDS = {
+    "num_images": [2.5, "3", 0, True],
+    "first_index": [2**31, 1.5, -1],
+    "steps": ["5", 2.5, True],
+    "resample": [2.5, "a"],
+    "overlap": ["a", -1],
+    "tile": ["a", 16.0],
+    "image_shape": [32, (32,), "32x32", (32.0, 32.0)],
+    "window": [32, (32,), (16.0, 16.0)],
+    "seed": ["a", 1.5, [], [[1]]],
+    "guidance_scale": ["x", float("nan"), [[1.0]]],
+    "guidance_rescale": ["x"],
+    "guidance_interval": [0.5, ("a", "b"), (1,)],
+    "threshold": [99.5, (99,), ("a", 1)],
+    "strength": ["x"],
+    "sampler": [5, {"eta": 1.0}],
+    "spacing": [3],
+    "quantize": [1],
+    "regions": [5, [("dog", LEFT)], Region("b", LEFT)],
+    "image": ["a.png", 5],
+    "mask": ["x"],
+    "latents": [3],
+    "guide": [5],
+    "conditions": [5],
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_arguments_of_the_wrong_kind(pipeline, name):
+    for value in KINDS[name]:
+        with pytest.raises(UserError, match=rf"^{name}=.*: legal is "):
+            pipeline.stream(RED, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"overlap": 2}, "overlap: has no effect without a window."),
+        ({"jump": 2}, "jump: has no effect without a resample."),
+        ({"variation_weight": 0.5}, "variation_weight: has no effect without a variation_seed."),
+        ({"toward_weight": 0.5}, "toward_weight: has no effect without a toward."),
+        ({"guide_inputs": {}}, "guide_inputs: has no effect without a guide."),
+        (
+            {"guidance_interval": (0, 9), "guidance_scale": 1.0},
+            "guidance_interval: has no effect without guidance.",
+        ),
+        ({"conditions": {"low_res": IMAGE}}, "conditions: given, but this model's conditioner"),
+        (
+            {"image": IMAGE, "mask": np.ones((16, 16), np.uint8)},
+            "mask: got uint8 of 0 and 1. Legal: bool, uint8 of 0 to 255, floats.",
+        ),
+        (
+            {"latents": np.full((1, 8, 8, 2), np.nan)},
+            "latents: hold a value that is not a finite number.",
+        ),
+    ],
+)
+def test_what_would_do_nothing_is_refused(pipeline, arguments, text):
+    with pytest.raises(UserError) as error:
+        pipeline.stream(RED, **arguments)
+    assert str(error.value).startswith(text)
+
+
+def test_one_value_in_a_list_serves_all_images(pipeline):
+    images = pipeline([RED] * 3, seed=[5], steps=1)
+    np.testing.assert_array_equal(images, pipeline([RED] * 3, seed=5, steps=1))
+    assert len(pipeline(RED, guidance_scale=[1.0, 2.0, 3.0], steps=1)) == 3
+
+
 WRONG = [
     ({"negatve": "a"}, "argument 'negatve': unknown; did you mean 'negative'? Legal: classes, "),
     ({"sampler": "ddmi"}, "config.sample.sampler.name: got 'ddmi'; did you mean 'ddpm'? Legal: "),
     ({"spacing": "even"}, "spacing: got 'even'. Legal: trailing, leading, "),
-    ({"steps": 0}, "num_steps: got 0. Legal: 1 to 1000."),
+    ({"steps": 0}, "steps=0: legal is a whole number, 1 or more."),
+    ({"steps": 1001}, "num_steps: got 1001. Legal: 1 to 1000."),
     ({"output": "png"}, "output: got 'png'. Legal: uint8, float32."),
-    ({"seed": -1}, "seed=-1: legal is 0 to 2^32 - 1."),
+    ({"seed": -1}, "seed=-1: legal is a whole number from 0 to 2^32 - 1, or one per image."),
     ({"seed": [1, 2, 3], "num_images": 2}, "seed: got shape (3,) for 2 images. Legal: 1 or 2."),
     (
         {"variation_seed": 2**32},
-        "variation_seed=4294967296: legal is 0 to 2^32 - 1.",
+        "variation_seed=4294967296: legal is a whole number from 0 to 2^32 - 1, or one per image.",
     ),
     (
         {"variation_seed": 1, "variation_weight": 1.5},
         "variation_weight: got 1.5. Legal: 0 to 1.",
     ),
     ({"toward": "b", "toward_weight": -0.5}, "toward_weight: got -0.5. Legal: 0 to 1."),
-    ({"toward": ["b", "c"]}, "toward: got 2 for 1 images. Legal: 1 or 1."),
+    ({"toward": ["b", "c"], "num_images": 3}, "toward: got 2 for 3 images. Legal: 1 or 3."),
     ({"toward": 3}, "prompt 3: this model reads text."),
     (
         {"guidance_scale": [1.0, 2.0], "num_images": 3},
         "guidance_scale: got shape (2,) for 3 images. Legal: 1 or 3.",
     ),
-    ({"guidance_scale": float("inf")}, "guidance_scale=inf: legal is a finite number."),
+    (
+        {"guidance_scale": float("inf")},
+        "guidance_scale=inf: legal is a finite number, or one per image.",
+    ),
     ({"guidance_rescale": 2.0}, "guidance_rescale: got 2.0. Legal: 0 to 1."),
     (
         {"guidance_interval": (500, 100)},
@@ -329,15 +403,15 @@ WRONG = [
     ({"threshold": (99, 0.0)}, "threshold limit: got 0.0. Legal: a positive number."),
     (
         {"negative": "b", "guidance_scale": 1.0},
-        "negative: has no effect without guidance. Legal: guidance_scale > 1.",
+        "negative: has no effect without guidance. Legal: a guidance_scale other than 1.",
     ),
-    ({"negative": ["b", "c"]}, "negative: got 2 for 1 images. Legal: 1 or 1."),
-    ({"mask": LEFT}, "mask: given without an image to start from."),
-    ({"strength": 0.5}, "strength: given without an image to start from."),
+    ({"negative": ["b", "c"], "num_images": 3}, "negative: got 2 for 3 images. Legal: 1 or 3."),
+    ({"mask": LEFT}, "mask: has no effect without an image."),
+    ({"strength": 0.5}, "strength: has no effect without an image."),
     ({"image": IMAGE, "strength": 0.0}, "strength=0.0: legal is above 0, up to 1."),
     (
         {"image": IMAGE, "resample": 2},
-        "resample, jump: they bring what a mask leaves together. Legal: a mask.",
+        "resample: has no effect without a mask.",
     ),
     (
         {"image": IMAGE, "mask": LEFT, "resample": 2, "sampler": "plms", "steps": 4},
@@ -398,11 +472,13 @@ def test_wrong_uses_of_a_run(pipeline):
         "start: got more images than one bucket holds. Legal: up to 8, or a larger "
         "config.sample.per_device_batch."
     )
-    with pytest.raises(UserError, match=r"^rows=0: legal is 1 or more\.$"):
+    with pytest.raises(
+        UserError, match=r"^callback_every=0: legal is a whole number, 1 or more\.$"
+    ):
         pipeline("a", callback=print, callback_every=0)
     with pytest.raises(UserError, match=r"^argument 'mask': unknown\. Legal: classes, "):
         pipeline.invert(IMAGE, "a", mask=LEFT)
-    with pytest.raises(UserError, match=r"^inversion refinements=-1: legal is 0 or more\.$"):
+    with pytest.raises(UserError, match=r"^refinements=-1: legal is a whole number, 0 or more\.$"):
         pipeline.invert(IMAGE, "a", refinements=-1)
 
 

@@ -144,8 +144,11 @@ def test_a_wrong_change_is_named_and_changes_nothing(pipeline):
         ({"seed": 3}, "argument 'seed': unknown. Legal: prompts, classes, "),
         ({"steps": 3}, "argument 'steps': unknown"),
         ({"prompts": [BLUE]}, "change: got 1 prompts for 2 images. Legal: as many."),
-        ({"guidance_scale": float("nan")}, "guidance_scale=nan: legal is a finite number."),
-        ({"mask": LEFT}, "mask: given without an image to start from."),
+        (
+            {"guidance_scale": float("nan")},
+            "guidance_scale=nan: legal is a finite number, or one per image.",
+        ),
+        ({"mask": LEFT}, "mask: has no effect without an image."),
         ({"classes": [1, 2]}, "classes: given, but this model's conditioner reads prompts."),
     ):
         with pytest.raises(UserError) as error:
@@ -163,3 +166,19 @@ def test_previews_are_of_the_predicted_image(pipeline):
     images = generation.images()
     np.testing.assert_array_equal(generation.preview(), images)
     assert generation.latents().shape == (2, 8, 8, 2)
+
+
+def test_guidance_goes_down_to_1_with_a_negative_prompt(pipeline):
+    run = pipeline.start(RED, negative=BLUE, guidance_scale=3.0, steps=4)
+    run.advance(1)
+    run.change(guidance_scale=1.0)
+    assert run.images().shape == (1, 16, 16, 3)
+
+
+def test_a_run_that_is_done_cannot_be_steered(pipeline):
+    run = pipeline.start(RED, steps=2)
+    run.images()
+    with pytest.raises(
+        UserError, match=r"^change: the run is done\. Legal: before its last row\.$"
+    ):
+        run.change(prompts=[BLUE])

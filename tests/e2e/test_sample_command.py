@@ -116,18 +116,40 @@ def test_another_call_replaces_everything(draw):
 
 
 @pytest.mark.parametrize("record", [None, "{", "[]"])
-def test_images_that_no_record_speaks_of_are_drawn_anew(draw, record):
+def test_images_that_no_record_speaks_of_are_left_alone(draw, runs, tmp_path, capfd, record):
     out = draw("--prompt", PROMPT)
-    expected = read(out)
     Image.new("RGB", (16, 16)).save(out / "00000.png")
-    Image.new("RGB", (16, 16)).save(out / "grid.png")  # not known to be ours
+    Image.new("RGB", (16, 16)).save(out / "grid.png")
     if record is None:
         (out / "samples.json").unlink()
     else:
         (out / "samples.json").write_text(record)
-    draw("--prompt", PROMPT)
-    np.testing.assert_array_equal(read(out)["00000.png"], expected["00000.png"])
-    assert (out / "grid.png").is_file()
+    before = read(out)
+    command = ["sample", "--workdir", str(runs.text), "--out", str(out), "--prompt", PROMPT]
+    assert main(command) == 2
+    assert "holds 00000.png, which no samples.json names. Legal: an" in capfd.readouterr().err
+    for name, image in read(out).items():
+        np.testing.assert_array_equal(image, before[name])
+
+
+def test_more_images_keep_those_that_are_there(draw, runs):
+    """Also under another spelling of the workdir, and with another size of pieces."""
+    out = draw("--prompt", PROMPT, "--num_images", 16, "--grid")
+    before = backdate(out)
+    same = f"{runs.text}/../{runs.text.name}"
+    more = ("--num_images", 20, "--config.sample.decode_batch=2")
+    draw("--prompt", PROMPT, *more, workdir=same)
+    new = [f"{k:05d}.png" for k in range(16, 20)]
+    assert rewritten(out, before) == [*new, "samples.json"]
+    assert not (out / "grid.png").exists()  # it showed 16
+
+
+def test_a_torn_image_is_drawn_again(draw):
+    out = draw("--prompt", PROMPT)
+    whole = (out / "00000.png").read_bytes()
+    (out / "00000.png").write_bytes(whole[:100])
+    draw("--prompt", PROMPT, "--npz")
+    assert (out / "00000.png").read_bytes() == whole
 
 
 def test_an_archive_in_adms_layout(draw, runs):
@@ -152,6 +174,11 @@ def test_prompts_and_class_numbers_from_a_file(draw, runs, tmp_path):
     prompts.write_text(f"{PROMPT}\n\n{OTHER}\n")
     out = draw("--prompts", prompts)
     assert [parameters(out / f"0000{k}.png")["prompt"] for k in range(2)] == [PROMPT, OTHER]
+    # Neither of these ends a line.
+    prompts.write_bytes(f"{PROMPT}\u2028{OTHER}\r\n7\n".encode())
+    out = draw("--prompts", prompts)
+    assert parameters(out / "00000.png")["prompt"] == f"{PROMPT}\u2028{OTHER}"
+    assert parameters(out / "00001.png")["prompt"] == "7"
     numbers = tmp_path / "classes.txt"
     numbers.write_text("3\n 23 \n\n0\n")
     out = draw("--class", 7, "--prompts", numbers, "--negative", 1, workdir=runs.classes)
@@ -194,9 +221,12 @@ def test_windows_tiles_and_rescaling(draw, pipeline):
 
 
 WRONG = [
+    (["--prompts", "."], "--prompts=.: is a folder; expected one prompt a line."),
+    (["--tokenizer", "none"], "--tokenizer: a trained run keeps its own. Legal: not with --workd"),
+    (["--rescale", "0.5", "--guidance", "1"], "guidance_rescale: has no effect without guidance."),
     (["--image", "none.png"], "--image=none.png: cannot be read as an image ("),
-    (["--mask", "IMAGE"], "mask: given without an image to start from."),
-    (["--strength", "0.5"], "strength: given without an image to start from."),
+    (["--mask", "IMAGE"], "mask: has no effect without an image."),
+    (["--strength", "0.5"], "strength: has no effect without an image."),
     (["--image", "IMAGE", "--strength", "2"], "strength=2.0: legal is above 0, up to 1."),
     (["--image", "IMAGE", "--size", "8x8"], "image: got uint8 of shape (16, 16, 3). Legal: uint8 "),
     (["--rescale", "2"], "guidance_rescale: got 2.0. Legal: 0 to 1."),

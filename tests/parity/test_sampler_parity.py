@@ -514,7 +514,7 @@ def _plms_of_the_reference(levels):
 
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace", "karras", "reference"])
 def test_plms_of_the_reference(spacing):
-    for steps in STEPS:
+    for steps in STEPS[1:]:  # a single step is DDIM's here, as in diffusers
         levels = make_levels(SCHEDULES["plain"], steps, spacing)
         got = ours(SAMPLERS["plms"](levels), levels.table)
         assert_close(got, _plms_of_the_reference(levels), f"plms, {spacing}, {steps}", EXACT)

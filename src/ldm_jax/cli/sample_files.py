@@ -44,7 +44,9 @@ class SampleFolder:
         path.mkdir(parents=True, exist_ok=True)
         self._make_room()
         record = json.dumps({**self._settings, "images": self._rows}, indent=2) + "\n"
-        _write(path / RECORD, record.encode())
+        file = path / RECORD
+        if not file.is_file() or file.read_text() != record:
+            _write(file, record.encode())
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -51,12 +51,16 @@ def base_config() -> ConfigDict:
     return config
 
 
+# Fields that stored configurations may lack, as they came with a later version.
+_LATER = {"sample": ("decode_batch",)}
+
+
 def fill_defaults(config: ConfigDict) -> ConfigDict:
     """Adds to a stored configuration, in place, the fields that came with a later version."""
     known = base_config()
     with config.unlocked(), config.ignore_type():
-        for group in ("train", "sample", "evaluation"):
-            for field, value in known[group].items():
-                if group in config and field not in config[group]:
-                    config[group][field] = value
+        for group, fields in _LATER.items():
+            for field in fields:
+                if field not in config[group]:
+                    config[group][field] = known[group][field]
     return config

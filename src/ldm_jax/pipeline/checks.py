@@ -57,8 +57,8 @@ def _is_seed(value: Any) -> bool:
     return is_whole(value, 0, 2**32 - 1)
 
 
-_PAIR = "two numbers"
-_NUMBER = "a number, or one per image"
+_PAIR = "two finite numbers"
+_NUMBER = "a finite number, or one per image"
 _SEED = "a whole number from 0 to 2^32 - 1, or one per image"
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_images": (is_whole, "a whole number, 1 or more"),
@@ -78,7 +78,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "guidance_rescale": (_each(is_number), _NUMBER),
     "guidance_interval": (_are(is_number, 2), _PAIR),
     "threshold": (_are(is_number, 2), _PAIR),
-    "strength": (is_number, "a number"),
+    "strength": (is_number, "a finite number"),
     "sampler": (_is_sampler, "a name, or a mapping with a name and options"),
     "spacing": (lambda x: isinstance(x, str), "a name"),
     "output": (lambda x: isinstance(x, str), "uint8 or float32"),
@@ -138,6 +138,7 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
 
 
 def _shown(value: Any) -> str:
-    if _is_array(value) and np.size(value) > 8:
-        return f"{type(value).__name__} of shape {np.shape(value)}"
-    return repr(value)
+    if hasattr(value, "shape"):
+        return f"array of shape {value.shape}"
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."

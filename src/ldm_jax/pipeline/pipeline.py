@@ -154,9 +154,9 @@ class Pipeline:
         Args:
           prompts: one text, or one per image, for models that read text.
           progress: called with the number of images finished, after each bucket.
-          callback: called with the `Generation` after every `callback_every` rows, which it may
-            look at (`preview`) and steer (`change`).
-          callback_every: rows of the sampler's table between two calls.
+          callback: called with the `Generation` between pieces of `callback_every` rows, which it
+            may look at (`preview`) and steer (`change`).
+          callback_every: rows of the sampler's table in a piece.
           **arguments: see `pipeline.arguments.Arguments`.
 
         Raises:
@@ -170,7 +170,8 @@ class Pipeline:
         for generation in generations if callback else finished(generations):
             while callback is not None and not generation.done:
                 generation.advance(callback_every)
-                callback(generation)
+                if not generation.done:
+                    callback(generation)
             found.append(generation.images())
             if progress is not None:
                 progress(generation.count)

@@ -32,15 +32,7 @@ def test_six_steps():
     )
 
 
-def test_a_single_step_asks_twice_at_its_timestep():
+def test_a_single_step_is_that_of_ddim():
+    """x moves by -3 eps; asked again where nothing is noisy any more, a network knows nothing."""
     s_3 = signal(3)
-    assert_rows(
-        plms(levels_of(3, 0)),
-        t=[0, 0],
-        from_z=[1, 0],
-        from_base=[0, 1],
-        base=1 / s_3,
-        eps=[-3, -3 / 2],
-        h1=[0, -3 / 2],
-        keep_eps=[1, 0],
-    )
+    assert_rows(plms(levels_of(3, 0)), t=[0], from_z=[1], base=1 / s_3, eps=[-3], keep_eps=[1])

@@ -152,7 +152,7 @@ def make_config(**changes):
             "task": {"name": "x", "mult": (1, 2), "first_stage": {"workdir": placeholder(str)}},
             "data": {"image_size": 8},
             "train": {"steps": 10, "mesh": (-1, 1, 1), "clip_norm": placeholder(float)},
-            "sample": {"steps": 5},
+            "sample": {"steps": 5, "decode_batch": 4},
         }
     )
     config.update_from_flattened_dict(changes)
