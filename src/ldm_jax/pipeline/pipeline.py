@@ -189,8 +189,6 @@ class Pipeline:
         plan = make_plan(self.config, self.task, arguments)
         request = self._request(prompts, arguments, plan)
         programs = self._compiled(make_options(self.task, arguments), plan.image_shape)
-        largest = self.config.sample.per_device_batch
-        size = bucket_size(len(request), batch_shards(self.mesh), largest)
 
         def remake(**changes: Any) -> Request:
             check_names(tuple(changes), ("prompts", *STEERING))
@@ -205,15 +203,15 @@ class Pipeline:
             return again
 
         def generations() -> Iterator[Generation]:
-            for number, rows in enumerate(buckets(len(request), size)):
-                left = len(request) - number * size
+            places = self._places(len(request))
+            for number, (rows, count) in enumerate(places, start=1):
                 yield Generation(
                     programs,
                     (self._params, self._frozen, arguments.get("guide_params")),
                     request.take(rows),
                     plan,
-                    count=min(size, left),
-                    last=left <= size,
+                    count=count,
+                    last=number == len(places),
                     as_uint8=arguments.get("output", "uint8") == "uint8",
                     remake=lambda rows=rows, **changes: remake(**changes).take(rows),
                 )
@@ -267,17 +265,14 @@ class Pipeline:
         rows = ddim_inversion(plan.levels, refinements)
         request = self._request(prompts, whole, plan)
         programs = self._compiled(Options(tile=arguments.get("tile")), plan.image_shape)
-        size = bucket_size(
-            len(request), batch_shards(self.mesh), self.config.sample.per_device_batch
-        )
         found = []
-        for number, taken in enumerate(buckets(len(request), size)):
+        for taken, count in self._places(len(request)):
             run = Generation(
                 programs,
                 (self._params, self._frozen, None),
                 request.take(taken),
                 Plan(plan.levels, rows, plan.image_shape, noisy=False),
-                count=min(size, len(request) - number * size),
+                count=count,
             )
             run.advance()
             found.append(run.latents())
@@ -340,6 +335,13 @@ class Pipeline:
             cells = np.round(masks[rows][:, ::factor, ::factor, None]) * 2 - 1
             found.append(np.concatenate([np.asarray(z), cells], axis=-1))
         return {MASKED_IMAGE: np.concatenate(found)[:count]}
+
+    def _places(self, count: int) -> list[tuple[np.ndarray, int]]:
+        """Returns the rows of each bucket of `count` images, and how many of them are wanted."""
+        largest = self.config.sample.per_device_batch
+        size = bucket_size(count, batch_shards(self.mesh), largest)
+        places = enumerate(buckets(count, size))
+        return [(rows, min(size, count - number * size)) for number, rows in places]
 
     def _compiled(self, options: Options, image_shape: tuple[int, int]) -> Programs:
         self.task.first_stage.check_tile(options.tile)
