@@ -1,10 +1,15 @@
 """Host-side input: sources of examples, image transforms, tokenizers, the batch stream.
 
 Everything here is NumPy, Pillow and Grain; nothing touches an accelerator. A new source is one
-file with a class that satisfies `ldm_jax.data.source.Source`, and one line in `SOURCES`.
+file with a class that satisfies `ldm_jax.data.source.Source`, and one line in `SOURCES`; so is a
+new derived entry, with `ldm_jax.data.derived.Derived` and `DERIVED`.
 """
 
+from ldm_jax.data.degradation import LowResolution
 from ldm_jax.data.folder import Folder
+from ldm_jax.data.layout import LayoutTokens
+from ldm_jax.data.masks import RandomMask
+from ldm_jax.data.neighbours import Neighbours
 from ldm_jax.data.shapes import Shapes
 from ldm_jax.data.tfds_source import Tfds
 from ldm_jax.data.tokenizers import HuggingFaceTokenizer, WordTokenizer
@@ -13,6 +18,14 @@ SOURCES = {
     "shapes": Shapes,
     "tfds": Tfds,
     "folder": Folder,
+}
+
+# What is made of an example after it is cropped: see `ldm_jax.data.derived.Derived`.
+DERIVED = {
+    "layout": LayoutTokens,
+    "low_res": LowResolution,
+    "mask": RandomMask,
+    "neighbours": Neighbours,
 }
 
 TOKENIZERS = {

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.core.checks import UserError, check_divides
+from ldm_jax.data.derived import Derived
 from ldm_jax.data.source import Source
 from ldm_jax.data.tokenizers import Tokenizer
 from ldm_jax.data.transforms import WHITE, transform_example
@@ -107,6 +108,7 @@ def make_stream(
     process_index: int = 0,
     process_count: int = 1,
     keys: Sequence[str] | None = None,
+    derive: Mapping[str, Derived] | None = None,
     num_epochs: int | None = None,
 ) -> Stream:
     """Returns the stream of batches of `source`.
@@ -128,8 +130,9 @@ def make_stream(
       background: RGB behind transparent pixels.
       num_threads: batches prepared at once.
       prefetch: batches prepared ahead; 0 prepares each when it is asked for.
-      keys: what goes into a batch, of image, class, tokens, boxes, segmentation. Default: image,
-        and class and tokens where they are there.
+      keys: what goes into a batch, of image, class, tokens, boxes, segmentation and what is
+        derived. Default: image, what is derived, and class and tokens where they are there.
+      derive: what is made of the cropped examples, by the name of its entry.
       num_epochs: None never ends.
 
     Raises:
@@ -143,20 +146,22 @@ def make_stream(
     if not 0 <= flip_probability <= 1:
         raise UserError(f"data.flip_probability: got {flip_probability}. Legal: 0 to 1.")
     _check_sizes(source, batch_size, process_index, process_count, seed, num_epochs)
-    keys = _check_keys(source, tokenizer, keys)
+    keys = _check_keys(source, tokenizer, keys, derive)
 
     def prepare(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        return transform_example(
-            _select(example, keys, tokenizer),
+        whole = transform_example(
+            _select(example, keys, tokenizer, derive),
             rng,
             image_size=image_size,
             channels=channels,
             random_crop=random_crop,
             flip_probability=flip_probability,
             background=background,
+            derive=derive,
         )
+        return {key: whole[key] for key in keys}
 
-    examples = grain.MapDataset.source(source).seed(seed)
+    examples = grain.MapDataset.source(_Numbered(source)).seed(seed)
     if shuffle:
         examples = examples.shuffle()
     examples = examples.repeat(num_epochs).random_map(prepare)
@@ -179,6 +184,7 @@ def load_examples(
     tokenizer: Tokenizer | None = None,
     background: tuple[int, int, int] = WHITE,
     keys: Sequence[str] | None = None,
+    derive: Mapping[str, Derived] | None = None,
 ) -> dict[str, Any]:
     """Returns the chosen examples as one batch, cropped in the middle, never mirrored.
 
@@ -186,37 +192,60 @@ def load_examples(
     """
     if len(indices) < 1:
         raise UserError("load_examples: got no indices. Legal: at least one.")
-    keys = _check_keys(source, tokenizer, keys)
-    unused = np.random.default_rng(0)
-    chosen = [source[int(index)] for index in indices]
+    keys = _check_keys(source, tokenizer, keys, derive)
+    numbered = _Numbered(source)
+    chosen = [numbered[int(index)] for index in indices]
     prepared = [
         transform_example(
-            _select(example, keys, tokenizer),
-            unused,
+            _select(example, keys, tokenizer, derive),
+            np.random.default_rng(int(index)),  # of what is derived: the same every time
             image_size=image_size,
             channels=channels,
             background=background,
+            derive=derive,
         )
-        for example in chosen
+        for index, example in zip(indices, chosen, strict=True)
     ]
-    batch: dict[str, Any] = _stack(prepared)
+    batch: dict[str, Any] = _stack([{key: x[key] for key in keys} for x in prepared])
     if "text" in chosen[0]:
         batch["text"] = [example["text"] for example in chosen]
     return batch
 
 
+class _Numbered:
+    """A source whose examples know their number, `index`."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self._source[index], "index": index}
+
+    def __repr__(self) -> str:
+        return repr(self._source)
+
+
 def _select(
-    example: dict[str, Any], keys: Sequence[str], tokenizer: Tokenizer | None
+    example: dict[str, Any],
+    keys: Sequence[str],
+    tokenizer: Tokenizer | None,
+    derive: Mapping[str, Derived] | None,
 ) -> dict[str, Any]:
+    """Returns what is asked of the source: `keys`, and what derived entries read."""
     if tokenizer is not None and "tokens" in keys:
         example = {**example, "tokens": tokenizer(example["text"])}
-    return {key: example[key] for key in keys}
+    wanted = [*keys, *(name for make in (derive or {}).values() for name in make.reads)]
+    return {key: example[key] for key in wanted if key not in (derive or {})}
 
 
 def _stack(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-    if "class" in batch:
-        batch["class"] = batch["class"].astype(np.int32)
+    for key in ("class", "segmentation"):
+        if key in batch:
+            batch[key] = batch[key].astype(np.int32)
     return batch
 
 
@@ -245,7 +274,10 @@ def _check_sizes(
 
 
 def _check_keys(
-    source: Source, tokenizer: Tokenizer | None, keys: Sequence[str] | None
+    source: Source,
+    tokenizer: Tokenizer | None,
+    keys: Sequence[str] | None,
+    derive: Mapping[str, Derived] | None,
 ) -> tuple[str, ...]:
     """Returns the keys of a batch, in order, after looking at the first example."""
     available = dict(source[0])
@@ -256,9 +288,17 @@ def _check_keys(
                 f"{', '.join(available)}. Legal: no tokenizer, or a source with text."
             )
         available["tokens"] = tokenizer.empty
-    legal = tuple(key for key in _BATCH_KEYS if key in available)
+    for name, make in (derive or {}).items():
+        for needed in make.reads:
+            if needed not in (*available, "index"):
+                raise UserError(
+                    f"data.derive.{name}: needs {needed}, which {source!r} lacks. Its examples "
+                    f"have {', '.join(available)}."
+                )
+    more = tuple(derive or ())
+    legal = tuple(key for key in _BATCH_KEYS if key in available and key not in more) + more
     if keys is None:
-        return tuple(key for key in _DEFAULT_KEYS if key in available)
+        return tuple(key for key in _DEFAULT_KEYS if key in available and key not in more) + more
     for key in keys:
         if key not in legal:
             hint = " (tokens need a tokenizer)" if key == "tokens" else ""

@@ -1,12 +1,14 @@
 """From image files of any kind to uint8 squares, and the same geometry for maps and boxes."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ldm_jax.core.checks import check_in
+from ldm_jax.data.derived import Derived
 
 WHITE = (255, 255, 255)
 _LUMA = np.array([299, 587, 114], np.int64)  # ITU-R 601, thousandths
@@ -139,8 +141,11 @@ def transform_example(
     random_crop: bool = False,
     flip_probability: float = 0.0,
     background: tuple[int, int, int] = WHITE,
+    derive: Mapping[str, Derived] | None = None,
 ) -> dict[str, Any]:
     """Returns the example with image, segmentation and boxes cropped, resized, mirrored alike.
+
+    And with what `derive` makes of these, in its order.
 
     `moments` [k, h, w, m] in place of an image are those of the cropped and resized image and of
     its mirror image; one of them is chosen, by the draw that would have mirrored the image.
@@ -159,4 +164,5 @@ def transform_example(
         )
     if "boxes" in example:
         changed["boxes"] = crop_boxes(example["boxes"], crop, height, width)
-    return changed
+    seen = {**changed, "crop": (crop, height, width)}
+    return changed | {name: make(seen, rng) for name, make in (derive or {}).items()}

@@ -82,16 +82,6 @@ def known_latents(masks: np.ndarray, factor: int) -> np.ndarray:
     return (1 - cells.max(axis=(2, 4)))[..., None]
 
 
-def hide(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Returns float32 images [n, H, W, C] in [-1, 1] whose painted parts are at -1.
-
-    Args:
-      images: uint8 [n, H, W, C].
-      masks: [n, H, W] in [0, 1].
-    """
-    return images.astype(np.float32) / 127.5 * (1 - masks[..., None]) - 1
-
-
 def extend_canvas(image: np.ndarray, borders: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Returns a larger uint8 image and the mask of what is new in it, for outpainting.
 

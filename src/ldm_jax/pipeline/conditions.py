@@ -20,6 +20,7 @@ class ConditionReader:
         self._conditioner: Any = task.conditioner
         self._tokenizer = tokenizer
         self.reads = tuple(task.conditioner.inputs)
+        self._entries = task.condition_entries
 
     def read(
         self,
@@ -82,7 +83,8 @@ class ConditionReader:
     def _arrays(self, conditions: Mapping[str, np.ndarray] | None) -> tuple[Inputs, int]:
         found = {} if conditions is None else {k: np.asarray(v) for k, v in conditions.items()}
         counts = {len(value) for value in found.values()}
-        if set(found) != set(self.reads) or len(counts) != 1:
+        legal = (set(self.reads), set(self._entries))
+        if set(found) not in legal or len(counts) != 1:
             raise UserError(
                 f"conditions: this model's conditioner reads {', '.join(self.reads)}; got "
                 f"{', '.join(found) or 'nothing'}. Legal: these names, with one row per image each."

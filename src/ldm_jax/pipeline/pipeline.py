@@ -17,7 +17,7 @@ from ldm_jax.core.types import PyTree
 from ldm_jax.parallel.mesh import batch_shards, make_mesh
 from ldm_jax.parallel.sharding import placed
 from ldm_jax.pipeline.arguments import STEERING, Arguments
-from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows, hide
+from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows
 from ldm_jax.pipeline.checks import check_arguments, check_names, check_whole
 from ldm_jax.pipeline.conditions import ConditionReader
 from ldm_jax.pipeline.generation import Generation, Runs, finished
@@ -28,7 +28,7 @@ from ldm_jax.samplers.ddim_inversion import ddim_inversion
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.guided import Options
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
-from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.tasks.latent_diffusion import MASKED_IMAGE, LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
@@ -38,8 +38,6 @@ from ldm_jax.train.frozen import restore_run_frozen
 from ldm_jax.train.load import load_classifier, load_diffusion
 from ldm_jax.train.preflight import check_sampling
 from ldm_jax.train.sampling import Programs, bucket_size, buckets
-
-MASKED_IMAGE = "masked_image"  # what conditioners of inpainting models read
 
 
 class Pipeline:
@@ -311,30 +309,19 @@ class Pipeline:
         masked = arguments.get("mask") is not None
         to_inpaint = self._reader.reads == (MASKED_IMAGE,) and masked
         if to_inpaint and arguments.get("conditions") is None:
-            arguments = {**arguments, "conditions": self._masked_image(arguments, plan)}
+            arguments = {**arguments, "conditions": self._image_and_mask(arguments, plan)}
         request = make_request(
             self.config, self.task, self._reader, prompts, arguments, plan, steering=steering
         )
         return dataclasses.replace(request, keeps=not to_inpaint)
 
-    def _masked_image(self, arguments: Arguments, plan: Plan) -> dict[str, np.ndarray]:
-        """Returns what inpainting models read: the latent of what is known, and the mask.
-
-        The mask is that of each cell's first pixel, -1 or 1, as in the reference.
-        """
-        size, stage = plan.image_shape, self.task.first_stage
-        images = as_images("image", arguments["image"], size, stage.model.image_channels)
-        masks = as_masks("mask", arguments["mask"], size)
+    def _image_and_mask(self, arguments: Arguments, plan: Plan) -> dict[str, np.ndarray]:
+        """Returns what the conditioning of inpainting models is made of."""
+        channels = self.task.first_stage.model.image_channels
+        images = as_images("image", arguments["image"], plan.image_shape, channels)
+        masks = as_masks("mask", arguments["mask"], plan.image_shape)
         count = max(len(images), len(masks), image_count(arguments) or 1)
-        images, masks = as_rows(images, count), as_rows(masks, count)
-        programs = self._compiled(Options(tile=arguments.get("tile")), size)
-        shards, factor = batch_shards(self.mesh), stage.model.downsampling_factor
-        found = []
-        for rows in buckets(count, shards):
-            z = programs.encode(self._frozen, programs.put_rows(hide(images[rows], masks[rows])))
-            cells = np.round(masks[rows][:, ::factor, ::factor, None]) * 2 - 1
-            found.append(np.concatenate([np.asarray(z), cells], axis=-1))
-        return {MASKED_IMAGE: np.concatenate(found)[:count]}
+        return {"image": as_rows(images, count), "mask": as_rows(masks, count)}
 
     def _places(self, count: int) -> list[tuple[np.ndarray, int]]:
         """Returns the rows of each bucket of `count` images, and how many of them are wanted."""

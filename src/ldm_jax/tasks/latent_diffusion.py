@@ -22,9 +22,12 @@ from ldm_jax.diffusion.process import alpha_bar_at, q_sample
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.samplers.base import Rows, image_keys, initial_noise, sample
 from ldm_jax.samplers.guidance import Denoise, classifier_free
-from ldm_jax.tasks.base import LossOutput
+from ldm_jax.tasks.base import LossOutput, to_float_images
 from ldm_jax.tasks.first_stage import FirstStage, Frozen
 from ldm_jax.tasks.latent_task import LatentTask
+
+# What conditioners of inpainting models read.
+MASKED_IMAGE = "masked_image"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +144,20 @@ class LatentDiffusionTask(LatentTask):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the conditioner reads."""
-        return tuple(self.conditioner.inputs)
+        """What the conditioner reads, and `mask` for a masked image, which is encoded here."""
+        return tuple("mask" if x == MASKED_IMAGE else x for x in self.conditioner.inputs)
+
+    @property
+    def condition_entries(self) -> tuple[str, ...]:
+        """The entries of a batch that `condition` needs."""
+        return ("image", *self.inputs) if MASKED_IMAGE in self.conditioner.inputs else self.inputs
 
     def input_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """As the conditioner has them."""
-        return self.conditioner.input_shapes(self.image_size)
+        """As the conditioner has them, but for a masked image."""
+        shapes = dict(self.conditioner.input_shapes(self.image_size))
+        if shapes.pop(MASKED_IMAGE, None) is not None:
+            shapes["mask"] = jax.ShapeDtypeStruct((self.image_size,) * 2, jnp.uint8)
+        return shapes
 
     @property
     def has_frozen_conditioner(self) -> bool:
@@ -159,7 +170,10 @@ class LatentDiffusionTask(LatentTask):
         variables = self._conditioner_variables(params, frozen)
         rngs = {"dropout": keys.shared(Purpose.DROPOUT)}
         conditioning = self.conditioner.apply(
-            variables, batch, deterministic=not self.train_conditioner, rngs=rngs
+            variables,
+            self._with_masked_image(frozen, batch),
+            deterministic=not self.train_conditioner,
+            rngs=rngs,
         )
         if self.condition_drop_rate == 0.0:
             return cast(Conditioning, conditioning)
@@ -172,9 +186,29 @@ class LatentDiffusionTask(LatentTask):
         return {"params": found}
 
     def condition(self, params: PyTree, frozen: Frozen, batch: Batch) -> Conditioning:
-        """Returns the conditioning of a batch of condition inputs, [b, …] each."""
+        """Returns the conditioning of a batch of condition inputs, [b, …] each.
+
+        For a masked image these are `masked_image` itself, or `image`, uint8 [b, H, W, C], and
+        `mask` [b, H, W], 1 where it is hidden.
+        """
         variables = self._conditioner_variables(params, frozen)
+        batch = self._with_masked_image(frozen, batch)
         return cast(Conditioning, self.conditioner.apply(variables, batch))
+
+    def _with_masked_image(self, frozen: Frozen, batch: Batch) -> Batch:
+        """Returns the batch with `masked_image` [b, h, w, c + 1], if the conditioner reads it.
+
+        The latent of the image with its holes at -1, and the mask at each latent's first pixel, -1
+        or 1, as in the reference (facts: scripts/inpaint.py; its training code was not released).
+        """
+        if MASKED_IMAGE not in self.conditioner.inputs or MASKED_IMAGE in batch:
+            return batch
+        hidden = batch["mask"].astype(jnp.float32)[..., None]
+        images = (to_float_images(batch["image"]) + 1) * (1 - hidden) - 1
+        z = jax.lax.stop_gradient(self.first_stage.encode_mode(frozen, images))
+        f = self.first_stage.model.downsampling_factor
+        cells = jnp.round(hidden[:, ::f, ::f]) * 2 - 1
+        return {**batch, MASKED_IMAGE: jnp.concatenate([z, cells], axis=-1)}
 
     def null_condition(self, params: PyTree, frozen: Frozen, batch_size: int = 1) -> Conditioning:
         """Returns the conditioning of examples without a condition."""

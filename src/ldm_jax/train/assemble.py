@@ -15,7 +15,8 @@ from ldm_jax.conditioning import CONDITIONERS
 from ldm_jax.core.checks import UserError, lookup
 from ldm_jax.core.config import build, call, fields_of
 from ldm_jax.core.precision import as_dtype
-from ldm_jax.data import SOURCES, TOKENIZERS
+from ldm_jax.data import DERIVED, SOURCES, TOKENIZERS
+from ldm_jax.data.derived import Derived
 from ldm_jax.data.pipeline import Stream, load_examples, make_stream
 from ldm_jax.data.split import split
 from ldm_jax.data.tokenizers import WordTokenizer
@@ -38,7 +39,7 @@ from ldm_jax.train.cache_key import open_cache
 from ldm_jax.train.optim import make_optimizer, make_schedule
 
 # Fields of config.data that say what is read; the others are make_stream's, and say how.
-_WHAT_IS_READ = ("source", "tokenizer", "latent_cache", "holdout", "evaluation_source")
+_WHAT_IS_READ = ("source", "tokenizer", "latent_cache", "holdout", "evaluation_source", "derive")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,19 +266,38 @@ def build_stream(
         seed=config.seed,
         tokenizer=tokenizer,
         keys=("moments" if config.data.get("latent_cache") else "image", *condition_inputs(task)),
+        derive=build_derived(config),
         process_index=0 if whole else jax.process_index(),
         process_count=1 if whole else jax.process_count(),
     )
 
 
-def build_examples(config: ConfigDict, source: Any, tokenizer: Any, indices: Any) -> dict:
+def build_examples(
+    config: ConfigDict, source: Any, tokenizer: Any, indices: Any, keys: Any = None
+) -> dict:
     """Returns fixed, preprocessed examples of the source, with their captions under 'text'."""
     settings = transform_settings(config.data)
     legal = {"image_size", "channels", "background"}
     settings = {key: value for key, value in settings.items() if key in legal}
     return call(
-        "config.data", load_examples, settings, source=source, indices=indices, tokenizer=tokenizer
+        "config.data",
+        load_examples,
+        settings,
+        source=source,
+        indices=indices,
+        tokenizer=tokenizer,
+        derive=build_derived(config),
+        keys=keys,
     )
+
+
+def build_derived(config: ConfigDict) -> dict[str, Derived]:
+    """Returns what `config.data.derive` makes of every example, by the name of its entry."""
+    settings = config.data.get("derive") or {}
+    return {
+        name: build(f"config.data.derive.{name}", DERIVED, {"name": name, **plugin})
+        for name, plugin in settings.items()
+    }
 
 
 def condition_inputs(task: Task) -> tuple[str, ...]:
@@ -304,13 +324,15 @@ def check_inputs(config: ConfigDict, task: Task) -> None:
     """Raises UserError for an input of the conditioner that the data do not have."""
     cached = bool(config.data.get("latent_cache"))
     known = ["class", *(["tokens"] if config.data.get("tokenizer") else [])]
-    known = known if cached else ["image", *known]
+    derived = list(config.data.get("derive") or {})
+    known = known if cached else ["image", *known, "segmentation", *derived]
     for name in condition_inputs(task):
         if name not in known:
             raise UserError(
                 f"config.task.conditioner reads {name!r}, which the "
                 f"{'latent cache lacks' if cached else 'data lack'}. Legal: "
-                f"{', '.join(known)}; text needs config.data.tokenizer (words or huggingface)."
+                f"{', '.join(known)}; text needs config.data.tokenizer (words or huggingface), "
+                f"{', '.join(DERIVED)} config.data.derive."
             )
 
 

@@ -52,7 +52,9 @@ def make_grid(
     count = min(config.sample.grid_images, len(source))
     if count < 1:
         return None
-    examples = assemble.build_examples(config, source, tokenizer, np.arange(count))
+    entries = task.condition_entries if isinstance(task, LatentDiffusionTask) else ()
+    keys = tuple(dict.fromkeys(("image", *entries)))
+    examples = assemble.build_examples(config, source, tokenizer, np.arange(count), keys)
     if isinstance(task, LatentDiffusionTask):
         return _samples(config, task, examples, count, mesh)
     return _reconstructions(task, examples, mesh) if isinstance(task, FirstStageTask) else None
@@ -68,7 +70,7 @@ def _samples(
         per_device_batch=config.sample.per_device_batch,
         finite=False,  # a picture is no reason to stop a run; its loss would be
     )
-    inputs = {name: examples[name] for name in task.conditioner.inputs}
+    inputs = {name: examples[name] for name in task.condition_entries}
     indices = np.arange(count)
     return Grid(
         "samples",
