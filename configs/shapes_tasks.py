@@ -1,0 +1,97 @@
+"""Every task of the paper on the built-in shapes at 32×32, one conditioning each.
+
+Paper: sections 4.1, 4.3 to 4.5; the U-Net and first stage of `shapes_text.py`. The argument names
+the task: unconditional, class, two_objects (captions of two objects), layout (boxes as tokens,
+section 4.3.1), semantic (label maps, section 4.3.2), super_resolution (×4 bicubic, section 4.4),
+inpainting (random strokes and boxes, section 4.5).
+Command: ldm-jax train --config configs/shapes_tasks.py:layout --workdir runs/shapes_layout \
+  --config.task.first_stage.workdir=runs/shapes_autoencoder
+Result: experiments/tasks/README.md.
+"""
+
+import shapes_text
+
+_EDGE, _LATENT, _CHANNELS = 32, 8, 4
+
+
+def unconditional(config):
+    """No condition: scenes of one object."""
+    config.task.conditioner = {"name": "none"}
+    config.task.condition_drop_rate = 0.0
+    config.task.model.transformer_depth = 0
+    config.sample.guidance_scale = 1.0
+
+
+def class_label(config):
+    """One of 24 classes, colour and shape, as a token and an embedding."""
+    config.task.conditioner = {"name": "class_label", "num_classes": 24, "dim": 64}
+
+
+def two_objects(config):
+    """Captions such as 'a small red circle at the top left and a large blue cross at the ...'."""
+    config.data.source.update(min_objects=2, max_objects=2)
+    config.data.tokenizer.length = 20
+    config.task.conditioner.length = 20
+
+
+def layout(config):
+    """Boxes of one to three objects with their classes, as 92 tokens would be at full size."""
+    config.data.source.update(min_objects=1, max_objects=3)
+    config.data.derive = {"layout": {"num_objects": 3, "vocab_size": 1025}}  # 32 × 32 corners
+    config.task.conditioner.update(key="layout", vocab_size=1025, length=11)
+
+
+def semantic(config):
+    """A map of the ground and four shapes, averaged to the latent's size."""
+    config.data.source.update(min_objects=1, max_objects=3)
+    config.task.conditioner = {"name": "spatial_rescaler", "num_classes": 5, "image_size": _EDGE}
+    config.sample.guidance_scale = 1.0
+
+
+def super_resolution(config):
+    """Images of 8×8 pixels, concatenated to the latent."""
+    config.data.source.update(min_objects=1, max_objects=3)
+    config.data.derive = {"low_res": {"factor": 4}}
+    shape = (_LATENT, _LATENT, 3)
+    config.task.conditioner = {
+        "name": "identity",
+        "key": "low_res",
+        "route": "concat",
+        "shape": shape,
+    }
+    config.sample.guidance_scale = 1.0
+
+
+def inpainting(config):
+    """The latent of the image with holes and the mask of these, concatenated to the latent."""
+    config.data.source.update(min_objects=1, max_objects=3)
+    config.data.derive = {"mask": {}}
+    shape = (_LATENT, _LATENT, _CHANNELS + 1)
+    config.task.conditioner = {
+        "name": "identity",
+        "key": "masked_image",
+        "route": "concat",
+        "shape": shape,
+    }
+    config.sample.guidance_scale = 1.0
+
+
+TASKS = {
+    "unconditional": unconditional,
+    "class": class_label,
+    "two_objects": two_objects,
+    "layout": layout,
+    "semantic": semantic,
+    "super_resolution": super_resolution,
+    "inpainting": inpainting,
+}
+
+
+def get_config(task="class"):
+    """Returns the configuration of one of `TASKS`."""
+    config = shapes_text.get_config()
+    with config.unlocked(), config.ignore_type():
+        TASKS[task](config)
+        if task not in ("two_objects",):
+            del config.data["tokenizer"]
+    return config
