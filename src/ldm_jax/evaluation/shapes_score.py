@@ -39,6 +39,14 @@ def read_objects(image: np.ndarray) -> list[SceneObject]:
     The shape of a region that resembles no ideal shape is `UNKNOWN`. Below 48 pixels, large
     neighbours of one colour may touch and are then read as one object.
     """
+    return [item for item, _ in locate_objects(image)]
+
+
+def locate_objects(image: np.ndarray) -> list[tuple[SceneObject, np.ndarray]]:
+    """Returns the objects of `read_objects`, each with its pixels, bool [s', s'].
+
+    s' is the image's size, or for images of 128 pixels and more an s' below 128.
+    """
     if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1]:
         raise UserError(f"read_objects: got shape {image.shape}, expected (s, s, 3).")
     pixels = _average_down(image.astype(np.float32))
@@ -51,8 +59,13 @@ def read_objects(image: np.ndarray) -> list[SceneObject]:
     hues = np.where(mask, 1 + _nearest_hue(contrast), 0)
     least = _LEAST_AREA * mask.size
     regions = [region for region in _regions(hues) if len(region) >= least]
-    found = [(region.mean(axis=0), _read_region(contrast, region)) for region in regions]
-    return [item for _, item in sorted(found, key=lambda pair: tuple(pair[0]))]
+    regions = sorted(regions, key=lambda region: tuple(region.mean(axis=0)))
+    found = []
+    for region in regions:
+        own = np.zeros(mask.shape, bool)
+        own[region[:, 0], region[:, 1]] = True
+        found.append((_read_region(contrast, region), own))
+    return found
 
 
 def parse_caption(text: str) -> list[SceneObject]:
@@ -82,6 +95,20 @@ def caption_matches(image: np.ndarray, caption: str) -> bool:
     if len(expected) != 1:
         raise UserError(f"caption: got {len(expected)} objects in {caption!r}. Legal: one.")
     return len(seen) == 1 and _same(expected[0], seen[0], _MATCHED)
+
+
+def scene_matches(image: np.ndarray, caption: str) -> bool:
+    """Returns whether uint8 [s, s, 3] shows exactly the objects of a caption of one or more.
+
+    Colour, shape, row and column of each must be right; sizes may differ.
+    """
+    expected, seen = parse_caption(caption), read_objects(image)
+    if len(seen) != len(expected):
+        return False
+    return any(
+        all(_same(a, b, _MATCHED) for a, b in zip(expected, order, strict=True))
+        for order in itertools.permutations(seen)
+    )
 
 
 def caption_accuracy(images: np.ndarray, captions: Sequence[str]) -> dict[str, float]:

@@ -1,0 +1,242 @@
+"""How every task is drawn and judged; the judges read pixels and know no model."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ldm_jax.data.shapes import COLOURS, SHAPES, Shapes
+from ldm_jax.evaluation.shapes_layout import box_overlap, label_map, map_overlap
+from ldm_jax.evaluation.shapes_score import read_objects, scene_matches
+from ldm_jax.interop.lpips_weights import load_lpips
+from ldm_jax.models.lpips import LPIPS
+from ldm_jax.train import assemble
+
+_BOOTSTRAP = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Held-out scenes, a row each.
+
+    Attributes:
+      image: uint8 [n, s, s, 3].
+      text: captions.
+      label: class numbers [n].
+      boxes: [n, objects, 5].
+      segmentation: uint8 [n, s, s].
+      derived: what the model reads, by name.
+    """
+
+    image: np.ndarray
+    text: list[str]
+    label: np.ndarray
+    boxes: np.ndarray
+    segmentation: np.ndarray
+    derived: dict[str, np.ndarray]
+
+    @classmethod
+    def load(cls, config: Any, count: int, seed: int) -> "Examples":
+        """Returns `count` scenes like those of the configuration, from another seed."""
+        settings = {k: v for k, v in config.data.source.items() if k != "name"}
+        source = Shapes(**{**settings, "seed": seed, "num_examples": count})
+        scenes = [source[k] for k in range(count)]
+        derived = assemble.build_derived(config)
+        batch = (
+            assemble.build_examples(config, source, None, range(count), ("image", *derived))
+            if derived
+            else {}
+        )
+        return cls(
+            image=np.stack([x["image"] for x in scenes]),
+            text=[x["text"] for x in scenes],
+            label=np.array([x["class"] for x in scenes]),
+            boxes=np.stack([x["boxes"] for x in scenes]),
+            segmentation=np.stack([x["segmentation"] for x in scenes]),
+            derived={name: batch[name] for name in derived},
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A task's judge.
+
+    Attributes:
+      measure: what the number is.
+      draw: (pipeline, examples, seed, progress) -> images.
+      judge: (images, examples) -> score, standard_error, controls.
+    """
+
+    measure: str
+    draw: Callable[..., np.ndarray]
+    judge: Callable[[np.ndarray, Examples], dict[str, Any]]
+
+
+def _summary(
+    own: np.ndarray, real: np.ndarray, shuffled: np.ndarray, trivial: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Returns means, and whether ours beats the best trivial control by three standard errors."""
+    error = float(np.std(own) / np.sqrt(len(own)))
+    controls = [float(np.mean(shuffled))]
+    if trivial is not None:
+        controls.append(float(np.mean(trivial)))
+    return {
+        "score": float(np.mean(own)),
+        "standard_error": error,
+        "real": float(np.mean(real)),
+        "shuffled": controls[0],
+        "trivial": controls[1] if trivial is not None else controls[0],
+        "beats_controls": bool(np.mean(own) > max(controls) + 3 * error),
+    }
+
+
+def _rolled(x: Any) -> Any:
+    """Returns the conditions of the next image: what a model that ignores them would score."""
+    return [*x[1:], x[0]] if isinstance(x, list) else np.roll(x, -1, axis=0)
+
+
+def _has_class(image: np.ndarray, label: int) -> bool:
+    seen = read_objects(image)
+    colour, shape = list(COLOURS)[label % len(COLOURS)], SHAPES[label // len(COLOURS)]
+    return len(seen) == 1 and (seen[0].colour, seen[0].shape) == (colour, shape)
+
+
+def _per_image(
+    measure: Callable[[np.ndarray, Any], float], asked: Callable[[Examples], Any]
+) -> Callable[[np.ndarray, Examples], dict[str, Any]]:
+    """Returns a judge of images one by one."""
+
+    def judge(images: np.ndarray, examples: Examples) -> dict[str, Any]:
+        def scores(images: np.ndarray, wanted: Any) -> np.ndarray:
+            pairs = zip(images, wanted, strict=True)
+            return np.array([float(measure(image, what)) for image, what in pairs])
+
+        wanted = asked(examples)
+        return _summary(
+            scores(images, wanted),
+            scores(examples.image, wanted),
+            scores(images, _rolled(wanted)),
+        )
+
+    return judge
+
+
+def _judge_maps(images: np.ndarray, examples: Examples) -> dict[str, Any]:
+    """Returns the overlap of label maps; it is one number for all images, so by bootstrap."""
+    drawn, asked = np.stack([label_map(x) for x in images]), examples.segmentation
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, len(drawn), len(drawn)) for _ in range(_BOOTSTRAP)]
+    error = float(np.std([map_overlap(drawn[k], asked[k]) for k in rows]))
+    score, shuffled = map_overlap(drawn, asked), map_overlap(drawn, _rolled(asked))
+    return {
+        "score": score,
+        "standard_error": error,
+        "real": map_overlap(np.stack([label_map(x) for x in examples.image]), asked),
+        "shuffled": shuffled,
+        "trivial": shuffled,
+        "beats_controls": bool(score > shuffled + 3 * error),
+    }
+
+
+def _psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    error = np.mean((a.astype(float) - b) ** 2, axis=(1, 2, 3))
+    return 10 * np.log10(255**2 / np.maximum(error, 1e-9))
+
+
+def _judge_resolution(images: np.ndarray, examples: Examples) -> dict[str, Any]:
+    """Returns PSNR in dB; trivial is bicubic enlargement, real what the first stage leaves."""
+    small = np.round((examples.derived["low_res"] + 1) * 127.5).astype(np.uint8)
+    size = examples.image.shape[1:3]
+    bicubic = np.stack(
+        [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BICUBIC)) for x in small]
+    )
+    truth = examples.image
+    return _summary(
+        _psnr(images, truth),
+        np.full(len(images), 99.0),
+        _psnr(images, _rolled(truth)),
+        _psnr(bicubic, truth),
+    )
+
+
+def nearest_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns the image with every masked pixel taken from the nearest one that is known."""
+    from scipy import ndimage
+
+    _, (rows, columns) = ndimage.distance_transform_edt(mask, return_indices=True)
+    return image[rows, columns]
+
+
+def _judge_inpainting(images: np.ndarray, examples: Examples) -> dict[str, Any]:
+    """Returns minus LPIPS to the whole image; outside the masks nothing may differ."""
+    masks = examples.derived["mask"]
+    known = masks == 0
+    filled = np.stack([nearest_fill(x, m) for x, m in zip(examples.image, masks, strict=True)])
+    # What another image's fill would look like, in this one's hole.
+    other = np.where(known[..., None], examples.image, _rolled(images))
+    found = _summary(
+        -_lpips(images, examples.image),
+        np.zeros(len(images)),
+        -_lpips(other, examples.image),
+        -_lpips(filled, examples.image),
+    )
+    same = np.all(images[known] == examples.image[known])
+    better = 1 - found["score"] / found["trivial"]
+    return {**found, "unmasked_identical": bool(same), "better_than_nearest": float(better)}
+
+
+def _lpips(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    params = load_lpips(None)
+
+    @jax.jit
+    def distance(a, b):
+        a, b = (x.astype(jnp.float32) / 127.5 - 1 for x in (a, b))
+        return LPIPS().apply({"params": params}, a, b)
+
+    pieces = range(0, len(a), 32)
+    return np.concatenate([np.asarray(distance(a[k : k + 32], b[k : k + 32])) for k in pieces])
+
+
+def _with(name: str, argument: str | None = None) -> Callable[..., np.ndarray]:
+    """Returns a `draw` that hands one entry of the examples to the pipeline."""
+
+    def draw(pipeline: Any, examples: Examples, seed: int, progress: Any) -> np.ndarray:
+        if argument is not None:
+            values = getattr(examples, name)
+            values = values if isinstance(values, list) else values.tolist()
+            return pipeline(**{argument: values}, seed=seed, progress=progress)
+        source = examples.derived if name in examples.derived else vars(examples)
+        rows = source[name]
+        rows = rows.astype(np.int32) if rows.dtype == np.uint8 else rows
+        return pipeline(conditions={name: rows}, seed=seed, progress=progress)
+
+    return draw
+
+
+def _inpaint(pipeline: Any, examples: Examples, seed: int, progress: Any) -> np.ndarray:
+    masks = examples.derived["mask"].astype(np.float32)
+    return pipeline(image=examples.image, mask=masks, seed=seed, progress=progress)
+
+
+SCORES = {
+    "class": Score(
+        "one object of the class",
+        _with("label", "classes"),
+        _per_image(_has_class, lambda e: e.label),
+    ),
+    "two_objects": Score(
+        "both objects right",
+        _with("text", "prompts"),
+        _per_image(scene_matches, lambda e: e.text),
+    ),
+    "layout": Score(
+        "mean IoU of boxes", _with("layout"), _per_image(box_overlap, lambda e: e.boxes)
+    ),
+    "semantic": Score("mean IoU of classes", _with("segmentation"), _judge_maps),
+    "super_resolution": Score("PSNR, dB", _with("low_res"), _judge_resolution),
+    "inpainting": Score("-LPIPS", _inpaint, _judge_inpainting),
+}
