@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.data.layout import LayoutTokens
+from ldm_jax.data.transforms import transform_example
+
+
+def tokens_of(boxes, size=(10, 10), flip=0.0, **options):
+    example = {
+        "image": np.zeros((*size, 3), np.uint8),
+        "boxes": np.array(boxes, np.float32),
+    }
+    made = transform_example(
+        example,
+        np.random.default_rng(1),
+        image_size=4,
+        flip_probability=flip,
+        derive={"layout": LayoutTokens(**options)},
+    )
+    return made["layout"]
+
+
+def corner(x, y, sections=90):
+    return round(y * (sections - 1)) * sections + round(x * (sections - 1))
+
+
+def test_full_size_has_92_tokens_of_8192():
+    """Facts 2.14: three an object, 8191 where there is none, the crop at the end."""
+    found = tokens_of([[0.1, 0.2, 0.5, 0.9, 17], [-1] * 5])
+    assert found.shape == (92,)
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found[:3], [17, corner(0.1, 0.2), corner(0.5, 0.9)])
+    np.testing.assert_array_equal(found[3:90], 8191)
+    np.testing.assert_array_equal(found[90:], [corner(0, 0), corner(1, 1)])
+
+
+def test_boxes_stay_in_the_whole_image_and_the_crop_is_told():
+    """The middle square of an image twice as wide as high; boxes outside it are left out."""
+    boxes = [[0.3, 0.0, 0.7, 0.5, 1], [0.0, 0.0, 0.2, 1.0, 2]]
+    found = tokens_of(boxes, size=(10, 20), num_objects=2, vocab_size=1025)
+    place = [corner(0.3, 0.0, 32), corner(0.7, 0.5, 32)]
+    np.testing.assert_array_equal(found[:6], [1, *place, 1024, 1024, 1024])
+    np.testing.assert_array_equal(found[6:], [corner(0.25, 0, 32), corner(0.75, 1, 32)])
+
+
+def test_mirrored_images_have_mirrored_boxes():
+    found = tokens_of([[0.1, 0.2, 0.4, 0.9, 3]], flip=1.0, num_objects=1, vocab_size=1025)
+    np.testing.assert_array_equal(found[:3], [3, corner(0.6, 0.2, 32), corner(0.9, 0.9, 32)])
+
+
+def test_too_many_objects_are_a_random_choice():
+    boxes = [[0.1 * k, 0.1, 0.1 * k + 0.1, 0.3, k] for k in range(8)]
+    layout = LayoutTokens(num_objects=3)
+    example = {"image": np.zeros((10, 10, 3), np.uint8), "boxes": np.array(boxes, np.float32)}
+    seen = set()
+    for seed in range(20):
+        made = transform_example(
+            example, np.random.default_rng(seed), image_size=10, derive={"layout": layout}
+        )
+        labels = made["layout"][[0, 3, 6]]
+        assert len(set(labels)) == 3
+        seen |= set(labels.tolist())
+    assert seen == set(range(8))
+
+
+def test_errors():
+    with pytest.raises(UserError, match="layout: got num_objects=0"):
+        LayoutTokens(num_objects=0)
+    with pytest.raises(UserError, match=r"layout: class 30 with vocab_size=25\. Legal: classes up"):
+        tokens_of([[0, 0, 1, 1, 30]], vocab_size=25)
