@@ -11,6 +11,8 @@ Result: experiments/tasks/README.md.
 
 import shapes_text
 
+from ldm_jax.data.shapes import RELATIONS_VOCABULARY
+
 _EDGE, _LATENT, _CHANNELS = 32, 8, 4
 
 
@@ -28,10 +30,10 @@ def class_label(config):
 
 
 def two_objects(config):
-    """Captions such as 'a small red circle at the top left and a large blue cross at the ...'."""
-    config.data.source.update(min_objects=2, max_objects=2)
-    config.data.tokenizer.length = 20
-    config.task.conditioner.length = 20
+    """Captions of two objects, such as 'a small red circle left of a large blue cross'."""
+    config.data.source.update(min_objects=2, max_objects=2, captions="relation")
+    config.data.tokenizer.vocabulary = RELATIONS_VOCABULARY
+    config.task.conditioner.vocab_size = len(RELATIONS_VOCABULARY) + 2  # padding and unknown
 
 
 def layout(config):

@@ -7,6 +7,7 @@ results.json, table.md and a grid per task into --out; prints JSON last.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -82,7 +83,10 @@ def run_task(task: str, config, workdir: Path, out: Path, arguments) -> dict:
     examples = Examples.load(config, count, HELD_OUT_SEED)
     score = SCORES[task]
     with tqdm(total=count, unit="image", desc=task) as bar:
-        images = score.draw(Pipeline.from_checkpoint(workdir), examples, arguments.seed, bar.update)
+        pipeline = Pipeline.from_checkpoint(workdir)
+        images = score.draw(pipeline, examples, arguments.seed, bar.update)
+    shown = pipeline.reconstruct(examples.image)
+    examples = dataclasses.replace(examples, reconstruction=shown)
     shown = np.stack([examples.image[:24], images[:24]], axis=1).reshape(-1, *images.shape[1:])
     save_png(out / "grids" / f"{task}.png", image_grid(shown, 12))
     found = score.judge(images, examples)

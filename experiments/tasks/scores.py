@@ -11,7 +11,8 @@ from PIL import Image
 
 from ldm_jax.data.shapes import COLOURS, SHAPES, Shapes
 from ldm_jax.evaluation.shapes_layout import box_overlap, label_map, map_overlap
-from ldm_jax.evaluation.shapes_score import read_objects, scene_matches
+from ldm_jax.evaluation.shapes_relation import relation_scores
+from ldm_jax.evaluation.shapes_score import read_objects
 from ldm_jax.interop.lpips_weights import load_lpips
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.train import assemble
@@ -30,6 +31,7 @@ class Examples:
       boxes: [n, objects, 5].
       segmentation: uint8 [n, s, s].
       derived: what the model reads, by name.
+      reconstruction: what the first stage makes of the images, uint8 [n, s, s, 3].
     """
 
     image: np.ndarray
@@ -38,6 +40,7 @@ class Examples:
     boxes: np.ndarray
     segmentation: np.ndarray
     derived: dict[str, np.ndarray]
+    reconstruction: np.ndarray | None = None
 
     @classmethod
     def load(cls, config: Any, count: int, seed: int) -> "Examples":
@@ -105,6 +108,10 @@ def _has_class(image: np.ndarray, label: int) -> bool:
     return len(seen) == 1 and (seen[0].colour, seen[0].shape) == (colour, shape)
 
 
+def _has_relation(image: np.ndarray, caption: str) -> bool:
+    return relation_scores(image, caption)["relation"]
+
+
 def _per_image(
     measure: Callable[[np.ndarray, Any], float], asked: Callable[[Examples], Any]
 ) -> Callable[[np.ndarray, Examples], dict[str, Any]]:
@@ -148,7 +155,7 @@ def _psnr(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _judge_resolution(images: np.ndarray, examples: Examples) -> dict[str, Any]:
-    """Returns PSNR in dB; trivial is bicubic enlargement, real what the first stage leaves."""
+    """Returns PSNR in dB; trivial is bicubic enlargement, real is what the first stage leaves."""
     small = np.round((examples.derived["low_res"] + 1) * 127.5).astype(np.uint8)
     size = examples.image.shape[1:3]
     bicubic = np.stack(
@@ -157,7 +164,7 @@ def _judge_resolution(images: np.ndarray, examples: Examples) -> dict[str, Any]:
     truth = examples.image
     return _summary(
         _psnr(images, truth),
-        np.full(len(images), 99.0),
+        _psnr(examples.reconstruction, truth),
         _psnr(images, _rolled(truth)),
         _psnr(bicubic, truth),
     )
@@ -172,7 +179,10 @@ def nearest_fill(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _judge_inpainting(images: np.ndarray, examples: Examples) -> dict[str, Any]:
-    """Returns minus LPIPS to the whole image; outside the masks nothing may differ."""
+    """Returns minus LPIPS to the whole image; outside the masks nothing may differ.
+
+    Real is what the first stage makes of the whole image, pasted into the hole.
+    """
     masks = examples.derived["mask"]
     known = masks == 0
     filled = np.stack([nearest_fill(x, m) for x, m in zip(examples.image, masks, strict=True)])
@@ -180,7 +190,9 @@ def _judge_inpainting(images: np.ndarray, examples: Examples) -> dict[str, Any]:
     other = np.where(known[..., None], examples.image, _rolled(images))
     found = _summary(
         -_lpips(images, examples.image),
-        np.zeros(len(images)),
+        -_lpips(
+            np.where(known[..., None], examples.image, examples.reconstruction), examples.image
+        ),
         -_lpips(other, examples.image),
         -_lpips(filled, examples.image),
     )
@@ -229,9 +241,9 @@ SCORES = {
         _per_image(_has_class, lambda e: e.label),
     ),
     "two_objects": Score(
-        "both objects right",
+        "both objects and their relation right",
         _with("text", "prompts"),
-        _per_image(scene_matches, lambda e: e.text),
+        _per_image(_has_relation, lambda e: e.text),
     ),
     "layout": Score(
         "mean IoU of boxes", _with("layout"), _per_image(box_overlap, lambda e: e.boxes)

@@ -107,3 +107,20 @@ def test_the_latent_cache_is_timed(environment, tmp_path):
     assert results["examples"] == 512
     losses = results["last_loss"]
     assert losses["cache"] == pytest.approx(losses["images"], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_task_trains_samples_and_is_scored_beside_its_controls(environment, tmp_path):
+    arguments = ("--smoke", "--workdir", tmp_path, "--tasks", "layout", "inpainting")
+    done = run(environment, "tasks/run.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    assert results["layout"]["real"] > 0.8
+    assert results["inpainting"]["unmasked_identical"]
+    for found in results.values():
+        # A few steps teach nothing, and the table says so.
+        assert not found["beats_controls"]
+    assert (tmp_path / "table.md").read_text().count("\n") == 4
+    with Image.open(tmp_path / "grids" / "layout.png") as grid:
+        assert grid.size[0] > 300

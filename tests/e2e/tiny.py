@@ -1,7 +1,7 @@
 """Models of a few thousand parameters on 16×16 shapes: `--config tests/e2e/tiny.py:NAME`.
 
-NAME is autoencoder, adversarial, text, class or classifier. All but the first two need
-`--config.task.first_stage.workdir=DIR`.
+NAME is autoencoder, adversarial, text, class, classifier, or one of layout, semantic,
+super_resolution and inpainting. All but the first two need `--config.task.first_stage.workdir=DIR`.
 """
 
 from ml_collections.config_dict import placeholder
@@ -46,7 +46,35 @@ TEXT = {
     "num_heads": 2,
     "head_dim": 4,
 }
-CONDITIONERS = {"text": TEXT, "class": {"name": "class_label", "num_classes": 24, "dim": 8}}
+CONDITIONERS = {
+    "text": TEXT,
+    "class": {"name": "class_label", "num_classes": 24, "dim": 8},
+    "layout": {**TEXT, "key": "layout", "vocab_size": 290, "length": 8},
+    "semantic": {
+        "name": "spatial_rescaler",
+        "num_classes": 5,
+        "image_size": 16,
+        "num_stages": 1,
+    },
+    "super_resolution": {
+        "name": "identity",
+        "key": "low_res",
+        "route": "concat",
+        "shape": (8, 8, 3),
+    },
+    "inpainting": {
+        "name": "identity",
+        "key": "masked_image",
+        "route": "concat",
+        "shape": (8, 8, 3),
+    },
+}
+# What is made of every example; layout tokens are 16 × 17 corners at the least.
+DERIVE = {
+    "layout": {"layout": {"num_objects": 2, "vocab_size": 290}},
+    "super_resolution": {"low_res": {"factor": 2}},
+    "inpainting": {"mask": {}},
+}
 
 
 def get_config(name="autoencoder"):
@@ -88,6 +116,8 @@ def get_config(name="autoencoder"):
             "conditioner": CONDITIONERS[name],
             "first_stage": first_stage,
         }
+    if name in DERIVE:
+        config.data.derive = DERIVE[name]
     if name == "text":
         config.data.tokenizer = {"name": "words", "vocabulary": "shapes", "length": 12}
     config.train.update(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, check_in
 
 COLOURS = {
     "red": (226, 58, 58),
@@ -24,9 +24,11 @@ SHAPES = ("circle", "square", "triangle", "cross")
 SIZES = {"small": 0.11, "large": 0.154}  # half the extent, in image widths; a cell is 1/3 wide
 ROWS = ("top", "middle", "bottom")
 COLUMNS = ("left", "center", "right")
+RELATIONS = ("left of", "right of", "above", "below")
 CLASS_NAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 
 SHAPES_VOCABULARY = ("a", "at", "the", "and", *SIZES, *COLOURS, *SHAPES, *ROWS, *COLUMNS)
+RELATIONS_VOCABULARY = ("a", "of", "left", "right", "above", "below", *SIZES, *COLOURS, *SHAPES)
 
 BACKGROUND = (34, 36, 44)
 _COLOUR_JITTER = 10.0  # levels, either way
@@ -60,6 +62,28 @@ def caption_of(objects: Sequence[SceneObject]) -> str:
     return " and ".join(map(str, objects))
 
 
+def relation_caption(objects: Sequence[SceneObject]) -> str:
+    """Returns 'a large red circle left of a small blue cross', for two objects."""
+    first, second = objects
+    phrases = [f"a {item.size} {item.colour} {item.shape}" for item in objects]
+    return f"{phrases[0]} {relation_of(first, second)} {phrases[1]}"
+
+
+def relation_of(first: SceneObject, second: SceneObject) -> str:
+    """Returns where the first is, seen from the second: one of `RELATIONS`, the more distant way.
+
+    On diagonals it is above or below.
+    """
+    down = ROWS.index(first.row) - ROWS.index(second.row)
+    right = COLUMNS.index(first.column) - COLUMNS.index(second.column)
+    if abs(right) > abs(down):
+        return "right of" if right > 0 else "left of"
+    return "below" if down > 0 else "above"
+
+
+CAPTIONS = {"places": caption_of, "relation": relation_caption}
+
+
 def class_of(item: SceneObject) -> int:
     """Returns the index into `CLASS_NAMES`: shape x 6 + colour."""
     return SHAPES.index(item.shape) * len(COLOURS) + list(COLOURS).index(item.colour)
@@ -71,6 +95,8 @@ class Shapes:
     Example `i` depends on `(seed, i)` and the number of objects, and looks the same at every
     `image_size`. Segmentation is 0 on the ground and 1 + index into `SHAPES` on objects; the
     class of an image is that of its first object.
+
+    Captions are 'places' (`caption_of`) or, of two objects, their 'relation' (`relation_caption`).
     """
 
     class_names: tuple[str, ...] | None = CLASS_NAMES
@@ -82,7 +108,14 @@ class Shapes:
         min_objects: int = 1,
         max_objects: int = 3,
         seed: int = 0,
+        captions: str = "places",
     ):
+        check_in("shapes.captions", captions, CAPTIONS)
+        if captions == "relation" and not min_objects == max_objects == 2:
+            raise UserError(
+                f"shapes: got captions='relation' for {min_objects} to {max_objects} objects. "
+                "Legal: min_objects=2, max_objects=2."
+            )
         if not 1 <= min_objects <= max_objects <= 9:
             raise UserError(
                 f"shapes: got min_objects={min_objects}, max_objects={max_objects}. "
@@ -95,11 +128,13 @@ class Shapes:
             )
         self.image_size, self.num_examples = image_size, num_examples
         self.min_objects, self.max_objects, self.seed = min_objects, max_objects, seed
+        self.captions = captions
 
     def __repr__(self) -> str:
         return (
             f"Shapes(image_size={self.image_size}, num_examples={self.num_examples}, "
-            f"min_objects={self.min_objects}, max_objects={self.max_objects}, seed={self.seed})"
+            f"min_objects={self.min_objects}, max_objects={self.max_objects}, seed={self.seed}, "
+            f"captions={self.captions!r})"
         )
 
     def __len__(self) -> int:
@@ -115,7 +150,7 @@ class Shapes:
         padded[: len(objects)] = boxes
         return {
             "image": image,
-            "text": caption_of(objects),
+            "text": CAPTIONS[self.captions](objects),
             "class": class_of(objects[0]),
             "boxes": padded,
             "segmentation": segmentation,

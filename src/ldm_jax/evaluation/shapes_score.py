@@ -97,20 +97,6 @@ def caption_matches(image: np.ndarray, caption: str) -> bool:
     return len(seen) == 1 and _same(expected[0], seen[0], _MATCHED)
 
 
-def scene_matches(image: np.ndarray, caption: str) -> bool:
-    """Returns whether uint8 [s, s, 3] shows exactly the objects of a caption of one or more.
-
-    Colour, shape, row and column of each must be right; sizes may differ.
-    """
-    expected, seen = parse_caption(caption), read_objects(image)
-    if len(seen) != len(expected):
-        return False
-    return any(
-        all(_same(a, b, _MATCHED) for a, b in zip(expected, order, strict=True))
-        for order in itertools.permutations(seen)
-    )
-
-
 def caption_accuracy(images: np.ndarray, captions: Sequence[str]) -> dict[str, float]:
     """Returns the parts of images, uint8 [n, s, s, 3], whose one-object captions hold, in [0, 1].
 

@@ -276,6 +276,27 @@ class Pipeline:
             found.append(run.latents())
         return np.concatenate(found)
 
+    def reconstruct(self, images: np.ndarray, *, tile: int | None = None) -> np.ndarray:
+        """Returns what the first stage makes of images: uint8 [n, H, W, C], encoded and decoded.
+
+        It bounds what any sample of this model can look like.
+
+        Args:
+          images: uint8 [H, W, C] or several, of a size that the first stage can divide.
+          tile: edge in pixels of the tiles, where an image is too large for the memory.
+        """
+        stage = self.task.first_stage
+        images = np.asarray(images)
+        size = images.shape[1:3] if images.ndim == 4 else images.shape[:2]
+        images = as_images("images", images, (size[0], size[1]), stage.model.image_channels)
+        stage.latent_shape(*size)
+        programs, found = self._compiled(Options(tile=tile), (size[0], size[1])), []
+        for rows, count in self._places(len(images)):
+            pixels = programs.put_rows(images[rows].astype(np.float32) / 127.5 - 1)
+            z = programs.encode(self._frozen, pixels)
+            found.append(np.asarray(programs.decode(True, self._frozen, z)[0])[:count])
+        return np.concatenate(found)
+
     def load_classifier(self, path: str | Path) -> ClassifierGuide:
         """Returns a classifier of this model's noisy latents, to guide with.
 
