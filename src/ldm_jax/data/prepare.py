@@ -117,12 +117,12 @@ def _key(source: Source, storage: Storage) -> dict[str, Any]:
 def _record(source: Source, storage: Storage, index: int) -> bytes | _Bad:
     """Returns the record of an example, or why there is none."""
     files = source if isinstance(source, FileSource) else None
-    path = files.name(index) if files else f"example {index}"
-    example = files.read(index) if files else source[index]
+    path = files.name(index) if files is not None else f"example {index}"
+    example = files.read(index) if files is not None else source[index]
     if example is None:
-        return _Bad(index, path, files.quarantine[path] if files else "")
+        return _Bad(index, path, files.quarantine[path] if files is not None else "")
     try:
-        original = files.image_bytes(index) if files else None
+        original = files.image_bytes(index) if files is not None else None
         return pack(example, storage.files(example, original))
     except UNREADABLE as error:  # what cannot be stored, such as a WebP of 20,000 pixels
         return _Bad(index, path, reason(error))
