@@ -95,7 +95,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     where = f" {facts['path']}" if facts["path"] else ""
     yield f"source          {facts['source']}{where}"
     yield f"images          {facts['examples']:,}, of which {facts['readable']:,} can be read"
-    bad = [f"{file['path']}: {file['reason']}" for file in facts["bad_files"]]
+    bad = [f"{_short(file['path'], facts)}: {file['reason']}" for file in facts["bad_files"]]
     yield from _listing(f"bad files       {len(bad):,}", bad)
     for name in ("width", "height", "shorter_side", "aspect_ratio"):
         if facts[name]:
@@ -106,7 +106,7 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     yield "channels        " + ", ".join(f"{n:,} {kind}" for kind, n in facts["channels"].items())
     yield from _label_lines(facts)
     duplicates = facts["duplicates"]
-    groups = [" = ".join(names) for names in duplicates["groups"]]
+    groups = [" = ".join(_short(n, facts) for n in names) for names in duplicates["groups"]]
     yield from _listing(f"duplicates      {duplicates['images']:,}", groups)
     if facts["batch_size"]:
         yield (f"steps per epoch {facts['steps_per_epoch']:,.1f} of {facts['batch_size']:,} images")
@@ -138,6 +138,11 @@ def _label_lines(facts: dict[str, Any]) -> Iterator[str]:
     if boxes:
         counts = ", ".join(f"{n:,} of class {k}" for k, n in boxes["classes"].items())
         yield f"boxes           per image: {_range(boxes['per_image'])}; {counts or 'none'}"
+
+
+def _short(name: str, facts: dict[str, Any]) -> str:
+    """Returns the name of an example without the path that all share."""
+    return name.removeprefix(f"{str(facts['path']).rstrip('/')}/")
 
 
 def _range(values: dict[str, float]) -> str:

@@ -16,9 +16,9 @@ COMMANDS = {
     "train": "train a first stage or a diffusion model; resumes by itself",
     "sample": "draw images from a trained diffusion model",
     "encode": "write the latents of a data set to disk, for training without its images",
-    "data": "look through images before training on them, or pack them into few files",
     "convert": "write a model in another layout: ldm_jax, diffusers, compvis",
     "info": "print parameters, shapes and the learning rate of a config",
+    "data": "look through images before training on them, or pack them into few files",
 }
 
 # Commands of two words.

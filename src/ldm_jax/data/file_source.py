@@ -1,6 +1,7 @@
 """What sources of files share: a broken file is set aside, and a neighbour stands in for it."""
 
 import abc
+import re
 import struct
 import threading
 import zlib
@@ -27,6 +28,8 @@ UNREADABLE = (
     zlib.error,
     Image.DecompressionBombError,
 )
+# Pillow's name of the file, which the name of the example tells, or its address in memory.
+_FILE = re.compile(r"(cannot identify image file) .*")
 
 
 class FileSource(abc.ABC):
@@ -129,4 +132,5 @@ def reason(error: Exception) -> str:
     """Returns one line about why a file cannot be read."""
     if isinstance(error, BadExample):
         return str(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    text = _FILE.sub(r"\1", f"{type(error).__name__}: {error}")
+    return " ".join(text.split())

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from ldm_jax.data.file_source import BadExample
+from ldm_jax.data.file_source import BadExample, reason
 
 MAPS = ("segmentation", "mask")
 # Pillow stretches few-bit greys to 0 .. 255; what one step of theirs becomes.
@@ -76,7 +76,7 @@ def read_map(name: str, file: str | BinaryIO, where: str, image: np.ndarray) -> 
     except BadExample as error:
         raise BadExample(f"{where}: {error}") from error
     except OSError as error:
-        raise BadExample(f"{where}: {type(error).__name__}: {error}") from error
+        raise BadExample(f"{where}: {reason(error)}") from error
 
 
 def parse_boxes(value: Any) -> np.ndarray:

@@ -97,12 +97,22 @@ def index_tar(tar: pathlib.Path) -> list[Sample]:
                         "differ, in each tar file."
                     )
                 members[extension.lower()] = Member(info.offset_data, info.size)
+            end = archive.offset
+        _check_end(tar, end)
     except (tarfile.TarError, EOFError) as error:
         raise UserError(
             f"data.source.path: {tar} is no whole, plain tar file ({error}). Legal: without it, or "
             "the file copied again."
         ) from error
     return list(samples.values())
+
+
+def _check_end(tar: pathlib.Path, end: int) -> None:
+    # tarfile takes the end of the file, and rubbish, for the end of the archive.
+    with tar.open("rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"no end mark at byte {end}")
 
 
 def _is_compressed(file: pathlib.Path) -> bool:
