@@ -195,7 +195,10 @@ def test_sample_takes_prompts_classes_sampler_and_size(runs, tmp_path):
 
 # Arguments after `ldm-jax`, and what the one line must say.
 USAGE = [
-    ([], "missing COMMAND. Legal: train, sample, encode, convert, info; see 'ldm-jax --help'."),
+    (
+        [],
+        "missing COMMAND. Legal: train, sample, encode, convert, info, data; see 'ldm-jax --help'.",
+    ),
     (
         ["trian"],
         "unknown command 'trian'; did you mean 'train'? Legal: train, sample, encode, convert,",

@@ -5,9 +5,9 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ldm_jax import __version__
 from ldm_jax.core.checks import UserError, did_you_mean
@@ -18,6 +18,15 @@ COMMANDS = {
     "encode": "write the latents of a data set to disk, for training without its images",
     "convert": "write a model in another layout: ldm_jax, diffusers, compvis",
     "info": "print parameters, shapes and the learning rate of a config",
+    "data": "look through images before training on them, or pack them into few files",
+}
+
+# Commands of two words.
+SUBCOMMANDS = {
+    "data": {
+        "check": "count and measure images, captions, classes and maps; find what is broken",
+        "prepare": "write images and what belongs to them to shards that are quick to read",
+    },
 }
 
 OVERRIDES = """\
@@ -54,24 +63,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str]) -> None:
-    legal = ", ".join(COMMANDS)
-    if not arguments:
-        raise UserError(f"missing COMMAND. Legal: {legal}; see 'ldm-jax --help'.")
-    name = arguments[0]
-    if not name.startswith("-") and name not in COMMANDS:
-        raise UserError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)} Legal: {legal}.")
+    words = _command(arguments)
     parser, flags = _make_parser()
-    if name in COMMANDS:
-        _check_flags(arguments[1:], flags[name])
+    if words in flags:
+        _check_flags(arguments[len(words) :], flags[words])
     parsed, rest = parser.parse_known_args(arguments)
     _check_rest(rest)
     from ldm_jax.cli.logs import command_logs
 
     with command_logs():
-        _module(parsed.command).run(parsed, rest)
+        _module(*words).run(parsed, rest)
 
 
-def _make_parser() -> tuple[argparse.ArgumentParser, dict[str, list[str]]]:
+def _command(arguments: list[str]) -> tuple[str, ...]:
+    """Returns the one or two words of the command, or what stands before a flag such as --help.
+
+    Raises:
+      UserError: there is no such command, naming those that are legal.
+    """
+    words: tuple[str, ...] = ()
+    legal: Mapping[str, str] | None = COMMANDS
+    while legal:
+        choices, program = ", ".join(legal), " ".join(["ldm-jax", *words])
+        if len(arguments) == len(words):
+            raise UserError(f"missing COMMAND. Legal: {choices}; see '{program} --help'.")
+        name = arguments[len(words)]
+        if name.startswith("-"):
+            break
+        if name not in legal:
+            whole = " ".join([*words, name])
+            raise UserError(
+                f"unknown command {whole!r}{did_you_mean(name, legal)} Legal: {choices}."
+            )
+        words = (*words, name)
+        legal = SUBCOMMANDS.get(name) if len(words) == 1 else None
+    return words
+
+
+def _make_parser() -> tuple[argparse.ArgumentParser, dict[tuple[str, ...], list[str]]]:
     """Returns the parser, and every command's flags."""
     parser = _Parser(
         prog="ldm-jax",
@@ -80,20 +109,39 @@ def _make_parser() -> tuple[argparse.ArgumentParser, dict[str, list[str]]]:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    flags = {}
+    flags: dict[tuple[str, ...], list[str]] = {}
     for name, text in COMMANDS.items():
-        module = _module(name)
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"{OVERRIDES}\nexamples:\n{module.EXAMPLES}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        module.add_arguments(command)
-        flags[name] = ["--help", *re.findall(r"--\w+", command.format_usage())]
+        parts = SUBCOMMANDS.get(name, {})
+        modules = [_module(name, part) for part in parts] or [_module(name)]
+        group = _add_command(commands, name, text, "".join(m.EXAMPLES for m in modules))
+        if not parts:
+            flags[name,] = _declare(group, modules[0])
+            continue
+        subcommands = group.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+        for (part, about), module in zip(parts.items(), modules, strict=True):
+            command = _add_command(subcommands, part, about, module.EXAMPLES, module.DETAILS)
+            flags[name, part] = _declare(command, module)
     return parser, flags
+
+
+def _add_command(
+    commands: Any, name: str, text: str, examples: str, details: str = ""
+) -> argparse.ArgumentParser:
+    details = f"{details}\n" if details else ""
+    return commands.add_parser(
+        name,
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog=f"{details}{OVERRIDES}\nexamples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _declare(command: argparse.ArgumentParser, module: ModuleType) -> list[str]:
+    """Adds the flags of a command, and returns their names."""
+    module.add_arguments(command)
+    return ["--help", *re.findall(r"--\w+", command.format_usage())]
 
 
 def _check_flags(arguments: list[str], flags: list[str]) -> None:
@@ -116,9 +164,9 @@ def _check_rest(rest: list[str]) -> None:
         takes_value = is_override and "=" not in argument
 
 
-def _module(name: str) -> ModuleType:
+def _module(*words: str) -> ModuleType:
     # Imported by name so that each command loads only what it needs.
-    return importlib.import_module(f"ldm_jax.cli.{name}")
+    return importlib.import_module(f"ldm_jax.cli.{'_'.join(words)}")
 
 
 def _fail(message: str, status: int = 2) -> int:

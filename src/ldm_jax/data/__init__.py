@@ -10,14 +10,18 @@ from ldm_jax.data.folder import Folder
 from ldm_jax.data.layout import LayoutTokens
 from ldm_jax.data.masks import RandomMask
 from ldm_jax.data.neighbours import Neighbours
+from ldm_jax.data.records import Records
 from ldm_jax.data.shapes import Shapes
 from ldm_jax.data.tfds_source import Tfds
 from ldm_jax.data.tokenizers import HuggingFaceTokenizer, WordTokenizer
+from ldm_jax.data.webdataset import WebDataset
 
 SOURCES = {
     "shapes": Shapes,
     "tfds": Tfds,
     "folder": Folder,
+    "webdataset": WebDataset,
+    "records": Records,
 }
 
 # What is made of an example after it is cropped: see `ldm_jax.data.derived.Derived`.

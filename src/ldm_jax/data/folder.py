@@ -1,41 +1,30 @@
-"""Images in a folder, with captions and classes from metadata.jsonl or from sub-folders."""
+"""Images in a folder: captions and classes from metadata.jsonl or sub-folders, maps beside them."""
 
 import hashlib
 import json
 import os
 import pathlib
-import struct
-import threading
-import zlib
 from typing import Any
 
-from absl import logging
-from PIL import Image
+import numpy as np
 
-from ldm_jax.core.checks import UserError, read_text
+from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.data import transforms
-
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_METADATA = "metadata.jsonl"
-# What Pillow raises for broken files, format by format.
-_UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    SyntaxError,
-    EOFError,
-    IndexError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+from ldm_jax.data.file_source import BadExample, FileSource
+from ldm_jax.data.folder_listing import (
+    EXTENSIONS,
+    METADATA,
+    check_root,
+    list_images,
+    no_column,
+    read_metadata,
 )
+from ldm_jax.data.side_cars import MAPS, pad_all_boxes, parse_boxes, read_map
+
+_SIDE_CARS = (*MAPS, "boxes")
 
 
-class Folder:
+class Folder(FileSource):
     """Images under a folder, in the order of metadata.jsonl or of their sorted names.
 
     With `metadata.jsonl` (one JSON object per line, `file_name` and columns), captions come from
@@ -43,15 +32,21 @@ class Folder:
     Otherwise, images in sub-folders have the sub-folder's name as class, and images without
     sub-folders have no class.
 
-    A file that is missing or cannot be read is quarantined: the next readable one takes its
-    place, always the same, so that batches keep their size and a resumed run sees the same
-    examples.
+    What lies beside the images is read with them: `name.segmentation.png` (class numbers, as
+    palette indices or greys) and `name.mask.png` (0 and one other value) beside `name.jpg`; or
+    the files that the columns `segmentation` and `mask` of metadata.jsonl name, relative to the
+    folder. Its column `boxes` holds a list of [x0, y0, x1, y1, class], in parts of the image.
+
+    A file that is missing or cannot be read, as well as one whose map is, is quarantined: the next
+    readable one takes its place, always the same, so that batches keep their size and a resumed
+    run sees the same examples.
 
     Args:
       path: the folder.
       text_column: column of the caption.
       class_column: column of the class; names are sorted and numbered.
       max_bad_fraction: the run stops when more than this part of the files is quarantined.
+      side_cars: which of segmentation, mask, boxes are read; None reads those that there are.
 
     Attributes:
       quarantine: path -> reason, filled as files are met.
@@ -63,119 +58,161 @@ class Folder:
         text_column: str = "text",
         class_column: str | None = None,
         max_bad_fraction: float = 0.01,
+        side_cars: tuple[str, ...] | None = None,
     ):
         self.path, self.text_column, self.class_column = path, text_column, class_column
-        self.max_bad_fraction = max_bad_fraction
-        self.class_names: tuple[str, ...] | None = None
-        self.quarantine: dict[str, str] = {}
-        self._lock = threading.Lock()
-        self._root = _check_root(path)
-        metadata = self._root / _METADATA
-        rows = _read_metadata(metadata) if metadata.is_file() else None
+        self.side_cars = side_cars
+        for name in side_cars or ():
+            check_in("data.source.side_cars", name, _SIDE_CARS)
+        self._root = check_root(path)
+        super().__init__(str(self._root), max_bad_fraction)
+        metadata = self._root / METADATA
+        rows = read_metadata(metadata) if metadata.is_file() else None
         self._texts: list[str] | None = None
         self._classes: list[int] | None = None
+        self._boxes: list[np.ndarray] | None = None
         if rows is None:
-            self._files = _list_images(self._root)
+            self._files = list_images(self._root)
             labels = [file.parts[0] if len(file.parts) > 1 else None for file in self._files]
         else:
             self._files = [pathlib.PurePath(row["file_name"]) for row in rows]
             labels = self._read_columns(metadata, rows)
         if not self._files:
             raise UserError(
-                f"data.source.path: no images in {self._root}. Expected {_METADATA}, or files "
+                f"data.source.path: no images in {self._root}. Expected {METADATA}, or files "
                 f"ending in {', '.join(EXTENSIONS)}."
             )
         self._number_classes(labels)
+        self._listing: dict[pathlib.Path, set[str]] = {}
+        self._maps = self._find_maps(metadata, rows)
+        self._read_boxes(metadata, rows)
         self._find_missing()
 
     def __repr__(self) -> str:
+        more = "" if self.side_cars is None else f", side_cars={self.side_cars}"
         return (
             f"Folder(path={self.path!r}, text_column={self.text_column!r}, "
-            f"class_column={self.class_column!r}, max_bad_fraction={self.max_bad_fraction})"
+            f"class_column={self.class_column!r}, max_bad_fraction={self.max_bad_fraction}{more})"
         )
 
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns image uint8 [H, W, C], C in 1 .. 4, and class and text where known.
+    def name(self, index: int) -> str:
+        """Returns the path of the image."""
+        return str(self._root / self._files[index])
 
-        Raises:
-          UserError: when too many files are unreadable.
-        """
-        for step in range(len(self._files)):
-            chosen = (index + step) % len(self._files)
-            image = self._read(chosen)
-            if image is not None:
-                break
-        else:
-            raise UserError(f"data.source.path: none of the images in {self._root} can be read.")
-        example: dict[str, Any] = {"image": image}
+    def image_bytes(self, index: int) -> bytes:
+        """Returns the file of an image."""
+        return (self._root / self._files[index]).read_bytes()
+
+    def load(self, index: int) -> dict[str, Any]:
+        """Returns image uint8 [H, W, C], C in 1 .. 4, and what else is known of it."""
+        example: dict[str, Any] = {"image": transforms.decode(self.name(index))}
         if self._texts is not None:
-            example["text"] = self._texts[chosen]
+            example["text"] = self._texts[index]
         if self._classes is not None:
-            example["class"] = self._classes[chosen]
+            example["class"] = self._classes[index]
+        if self._boxes is not None:
+            example["boxes"] = self._boxes[index]
+        for name, files in self._maps.items():
+            file = files[index].as_posix()
+            example[name] = read_map(name, str(self._root / file), file, example["image"])
         return example
 
     def fingerprint(self) -> str:
         """Returns a hash of the names, sizes, captions and classes of all files."""
         digest = hashlib.sha256()
         for index, file in enumerate(self._files):
-            path = self._root / file
-            size = path.stat().st_size if path.is_file() else None
             text = self._texts[index] if self._texts is not None else None
             number = self._classes[index] if self._classes is not None else None
-            digest.update(f"{json.dumps([file.as_posix(), size, text, number])}\n".encode())
+            facts = [file.as_posix(), self._size(file), text, number]
+            facts += [self._size(files[index]) for files in self._maps.values()]
+            facts += [self._boxes[index].tolist()] if self._boxes is not None else []
+            digest.update(f"{json.dumps(facts)}\n".encode())
         return digest.hexdigest()
 
-    def _read(self, index: int) -> Any:
-        file = str(self._root / self._files[index])
-        if file in self.quarantine:
-            return None
-        try:
-            return transforms.decode(file)
-        except _UNREADABLE as error:
-            self._set_aside({file: f"{type(error).__name__}: {error}"})
-            return None
+    def _size(self, file: pathlib.PurePath) -> int | None:
+        path = self._root / file
+        return path.stat().st_size if path.is_file() else None
 
-    def _set_aside(self, reasons: dict[str, str]) -> None:
-        with self._lock:
-            for file, reason in reasons.items():
-                if file not in self.quarantine:
-                    self.quarantine[file] = reason
-                    logging.warning("quarantined %s: %s", file, reason)
-            bad, total = len(self.quarantine), len(self._files)
-            if bad > self.max_bad_fraction * total:
-                some = "; ".join(f"{f} ({why})" for f, why in list(self.quarantine.items())[:3])
+    def _wants(self, name: str) -> bool:
+        return self.side_cars is None or name in self.side_cars
+
+    def _find_maps(
+        self, metadata: pathlib.Path, rows: list[dict] | None
+    ) -> dict[str, list[pathlib.PurePath]]:
+        """Returns the files of the maps that are read, by kind."""
+        maps = {}
+        for name in filter(self._wants, MAPS):
+            if rows is not None and any(name in row for row in rows):
+                for number, row in enumerate(rows, start=1):
+                    if not isinstance(row.get(name), str) or not row[name]:
+                        raise UserError(
+                            f"{metadata}: row {number} has no {name}, a file name, as others have. "
+                            f"Legal: one in every row, or data.source.side_cars without {name}."
+                        )
+                maps[name] = [pathlib.PurePath(row[name]) for row in rows]
+                continue
+            files = [file.with_name(f"{file.stem}.{name}.png") for file in self._files]
+            if any(map(self._exists, files)):
+                maps[name] = files
+            elif self.side_cars is not None:
                 raise UserError(
-                    f"data.source.path: {bad} of {total} images ({bad / total:.1%}) in {self._root}"
-                    f" are missing or unreadable, such as {some}. Legal: at most "
-                    f"max_bad_fraction={self.max_bad_fraction}."
+                    f"data.source.side_cars: no {name} in {self._root}. Expected files such as "
+                    f"{files[0]}, or the column {name} in {METADATA}."
                 )
+        return maps
+
+    def _read_boxes(self, metadata: pathlib.Path, rows: list[dict] | None) -> None:
+        if not self._wants("boxes"):
+            return
+        if rows is not None and any("boxes" in row for row in rows):
+            found = []
+            for number, row in enumerate(rows, start=1):
+                try:
+                    found.append(parse_boxes(row.get("boxes")))
+                except BadExample as error:
+                    raise UserError(
+                        f"{metadata}: row {number}: {error}. Legal: such rows, or "
+                        "data.source.side_cars without boxes."
+                    ) from error
+            self._boxes = pad_all_boxes(found)
+        elif self.side_cars is not None:
+            raise UserError(
+                f"data.source.side_cars: no boxes in {self._root}. Expected the column boxes in "
+                f"{METADATA}."
+            )
+
+    def _exists(self, file: pathlib.PurePath) -> bool:
+        full = self._root / file
+        if full.parent not in self._listing:
+            exists = full.parent.is_dir()
+            self._listing[full.parent] = set(os.listdir(full.parent)) if exists else set()
+        return full.name in self._listing[full.parent]
 
     def _find_missing(self) -> None:
-        listing: dict[pathlib.Path, set[str]] = {}
         missing = {}
-        for file in self._files:
-            full = self._root / file
-            if full.parent not in listing:
-                exists = full.parent.is_dir()
-                listing[full.parent] = set(os.listdir(full.parent)) if exists else set()
-            if full.name not in listing[full.parent]:
-                missing[str(full)] = f"listed in {_METADATA}, but missing"
+        for index, file in enumerate(self._files):
+            if not self._exists(file):
+                missing[self.name(index)] = f"listed in {METADATA}, but missing"
+                continue
+            for files in self._maps.values():
+                if not self._exists(files[index]):
+                    missing[self.name(index)] = f"{files[index].as_posix()}: missing"
         if missing:
-            self._set_aside(missing)
+            self.set_aside(missing)
 
     def _read_columns(self, metadata: pathlib.Path, rows: list[dict]) -> list[str | None]:
         """Sets the captions and returns the class names, both as the rows give them."""
         if any(self.text_column in row for row in rows):
             self._texts = [str(row.get(self.text_column) or "") for row in rows]
         elif self.text_column != "text":
-            raise UserError(_no_column(metadata, "text_column", self.text_column, rows))
+            raise UserError(no_column(metadata, "text_column", self.text_column, rows))
         if self.class_column is None:
             return [None] * len(rows)
         if any(row.get(self.class_column) is None for row in rows):
-            raise UserError(_no_column(metadata, "class_column", self.class_column, rows))
+            raise UserError(no_column(metadata, "class_column", self.class_column, rows))
         return [str(row[self.class_column]) for row in rows]
 
     def _number_classes(self, labels: list[str | None]) -> None:
@@ -192,47 +229,3 @@ class Folder:
         self.class_names = tuple(sorted(set(named), key=int if whole else None))
         numbers = {name: number for number, name in enumerate(self.class_names)}
         self._classes = [numbers[name] for name in named]
-
-
-def _check_root(path: str) -> pathlib.Path:
-    root = pathlib.Path(path).expanduser()
-    if not path or not root.is_dir():
-        got = f"no folder {str(root)!r}" if path else "not set"
-        raise UserError(
-            f"data.source.path: {got}. Expected a folder of images; set it with "
-            "--config.data.source.path=DIR."
-        )
-    return root
-
-
-def _list_images(root: pathlib.Path) -> list[pathlib.PurePath]:
-    found = []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        # Notebooks and file managers leave hidden folders; their images are no class.
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files = (pathlib.Path(folder, name) for name in names if not name.startswith("."))
-        found += [file for file in files if file.suffix.lower() in EXTENSIONS and file.is_file()]
-    return sorted(file.relative_to(root) for file in found)
-
-
-def _read_metadata(file: pathlib.Path) -> list[dict]:
-    rows = []
-    for number, line in enumerate(read_text(file, "data.source.path").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise UserError(f"{file}:{number}: not a JSON object: {error}.") from error
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise UserError(f"{file}:{number}: expected a JSON object with file_name, a text.")
-        rows.append(row)
-    return rows
-
-
-def _no_column(metadata: pathlib.Path, field: str, column: str, rows: list[dict]) -> str:
-    found = sorted({key for row in rows for key in row if key != "file_name"})
-    return (
-        f"data.source.{field}: {metadata} has no {column!r} in every row it is needed in. "
-        f"Columns: {', '.join(found) or 'none'}."
-    )

@@ -15,8 +15,11 @@ class Source(Protocol):
       boxes:         float32 [n, 5], optional: x0, y0, x1, y1 in [0, 1] and the class; unused rows
                      are -1 throughout.
       segmentation:  uint8 [H, W], optional, class per pixel.
+      mask:          uint8 [H, W], optional, 1 where the image is to be filled in, 0 elsewhere.
 
-    All examples of a source have the same keys. `repr(source)` depends on the arguments alone.
+    All examples of a source have the same keys, and `boxes` of the same shape. `repr(source)`
+    depends on the arguments alone. A source of files that may be broken is a
+    `ldm_jax.data.file_source.FileSource`, which says what then happens.
     """
 
     class_names: tuple[str, ...] | None

@@ -1,14 +1,12 @@
 """One run per workdir at a time."""
 
 import contextlib
-import errno
-import fcntl
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.lock import folder_lock
 
 
 @contextlib.contextmanager
@@ -28,16 +26,5 @@ def workdir_lock(
     if jax.process_index() != 0:
         yield
         return
-    path = Path(workdir) / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise UserError(
-                    f"{what or f'--workdir={workdir}'}: another run is {doing} there. Legal: wait "
-                    f"until it ends, or another {(what or '--workdir').partition('=')[0]}."
-                ) from error
-            # A file system without locks: nothing is held, as nothing can be.
+    with folder_lock(workdir, what or f"--workdir={workdir}", doing):
         yield

@@ -1,0 +1,38 @@
+"""Whether a run of a configuration would take its data, without running it."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.data.split import split
+from ldm_jax.train import assemble
+from ldm_jax.train.preflight import check_config
+
+
+def refusal(config: ConfigDict, source: Any, batch_size: int) -> str | None:
+    """Returns the message with which a run would refuse its data or settings, None if it would not.
+
+    Weights, such as those of a first stage, are not looked for.
+
+    Args:
+      config: of the run; its latent cache, if it names one, is left alone.
+      source: what `config.data.source` builds.
+      batch_size: in place of the configuration's.
+    """
+    config = config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        config.data.latent_cache = None
+        config.train.batch_size = batch_size
+    try:
+        task = check_config(config)
+        assemble.check_inputs(config, task)
+        tokenizer = assemble.build_tokenizer(config)
+        assemble.check_tokenizer(task, tokenizer)
+        assemble.check_classes(task, source)
+        if config.data.get("holdout"):
+            source, _ = split(source, config.data.holdout)
+        assemble.build_stream(config, source, task, tokenizer, whole=True)
+    except UserError as error:
+        return str(error)
+    return None
