@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.conditioning.base import Conditioner, drop
+from ldm_jax.conditioning.base import Conditioner
 from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.rng import Purpose, StepKeys, normal, randint, uniform
 from ldm_jax.core.types import Array, Batch, Conditioning, PyTree
@@ -48,7 +48,7 @@ class LatentDiffusionTask(LatentTask):
       train_conditioner: the conditioner is trained along with the network; otherwise its
         parameters are in `frozen`, as those of Stable Diffusion's text encoder are.
       condition_drop_rate: share of examples trained with the null condition, for
-        classifier-free guidance (Ho & Salimans 2022).
+        classifier-free guidance (Ho & Salimans 2022); a conditioner's own `drop_rate` goes first.
       learn_variance: the network has a second half of channels, which say where the variance of the
         reverse process lies (Nichol and Dhariwal 2021, arXiv 2102.09672, section 3.1).
       vlb_weight: lambda of L_hybrid = L_simple + lambda L_vlb, where that is learned.
@@ -70,10 +70,19 @@ class LatentDiffusionTask(LatentTask):
     def __post_init__(self):
         check_in("task.parameterization", self.parameterization, PARAMETERIZATIONS)
         check_in("task.loss_name", self.loss_name, LOSSES)
-        if not 0.0 <= self.condition_drop_rate <= 1.0:
-            raise UserError(
-                f"task.condition_drop_rate={self.condition_drop_rate}: legal is 0 to 1."
-            )
+        rates = {
+            "condition_drop_rate": self.condition_drop_rate,
+            "conditioner.drop_rate": self.drop_rate,
+        }
+        for field, rate in rates.items():
+            if not 0.0 <= rate <= 1.0:
+                raise UserError(f"task.{field}={rate}: legal is 0 to 1.")
+
+    @property
+    def drop_rate(self) -> float:
+        """Share of examples trained with the null condition: the conditioner's, or the task's."""
+        own = self.conditioner.drop_rate
+        return self.condition_drop_rate if own is None else own
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -175,11 +184,14 @@ class LatentDiffusionTask(LatentTask):
             deterministic=not self.train_conditioner,
             rngs=rngs,
         )
-        if self.condition_drop_rate == 0.0:
+        if self.drop_rate == 0.0:
             return cast(Conditioning, conditioning)
         null = self.null_condition(params, frozen)
-        mask = uniform(keys(Purpose.CONDITION_DROP)) < self.condition_drop_rate
-        return drop(cast(Conditioning, conditioning), null, mask)
+        mask = uniform(keys(Purpose.CONDITION_DROP)) < self.drop_rate
+        dropped = self.conditioner.apply(
+            variables, conditioning, null, mask, method="drop", rngs=rngs
+        )
+        return cast(Conditioning, dropped)
 
     def _conditioner_variables(self, params: PyTree, frozen: Frozen) -> PyTree:
         found = params["conditioner"] if self.train_conditioner else frozen.conditioner

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError, check_shape
 from ldm_jax.core.config import build, fields_of
+from ldm_jax.core.plugins import find_plugin
 from ldm_jax.data import SOURCES
 from ldm_jax.data.latent_cache import LatentCache, read_manifest
 from ldm_jax.data.transforms import WHITE
@@ -28,7 +29,7 @@ def preprocessing_key(config: ConfigDict) -> dict[str, Any]:
     source = data.source.to_dict()
     defaults = {
         name: parameter.default
-        for name, parameter in fields_of(SOURCES[source["name"]]).items()
+        for name, parameter in fields_of(_source_type(source)).items()
         if parameter.default is not parameter.empty
     }
     settings = {**defaults, **{name: x for name, x in source.items() if x is not None}}
@@ -105,8 +106,12 @@ def open_cache(config: ConfigDict) -> LatentCache:
     return LatentCache(path)
 
 
+def _source_type(source: Mapping[str, Any]) -> Any:
+    return find_plugin("config.data.source.name", SOURCES, source["name"])
+
+
 def _is_at_hand(source: Mapping[str, Any]) -> bool:
-    if "path" not in fields_of(SOURCES[source["name"]]):
+    if "path" not in fields_of(_source_type(source)):
         return True
     return bool(source.get("path")) and Path(source["path"]).expanduser().exists()
 

@@ -118,6 +118,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             seed=config.seed,
             accumulation=config.train.accumulation,
             max_ema_decay=config.train.ema_decay,
+            not_averaged=assemble.not_averaged(config, task),
         )
         step_fn = compile_train_step(train_step, mesh, abstract, frozen)
         watch = Watch(

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ldm_jax.core.checks import UserError, did_you_mean, lookup
+from ldm_jax.core.checks import UserError, did_you_mean
 from ldm_jax.core.config import check_fields
 from ldm_jax.core.defaults import base_config
+from ldm_jax.core.plugins import find_plugin
 from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.pipeline import make_stream
 from ldm_jax.interop.inception_weights import load_inception
@@ -289,7 +290,7 @@ def _check_crop(data: ConfigDict) -> None:
 def _check_plug_in(what: str, registry: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     if "name" not in config:
         raise UserError(f"{what}: needs a name. Legal: {', '.join(registry)}.")
-    target = lookup(f"{what}.name", registry, config["name"])
+    target = find_plugin(f"{what}.name", registry, config["name"])
     check_fields(what, target, {k: v for k, v in config.items() if k != "name"})
 
 
