@@ -178,12 +178,15 @@ class LatentDiffusionTask(LatentTask):
     ) -> Conditioning:
         variables = self._conditioner_variables(params, frozen)
         rngs = {"dropout": keys.shared(Purpose.DROPOUT)}
-        conditioning = self.conditioner.apply(
-            variables,
-            self._with_masked_image(frozen, batch),
-            deterministic=not self.train_conditioner,
-            rngs=rngs,
-        )
+        if frozen.null is not None:
+            conditioning: Any = _answers(frozen.null, batch)
+        else:
+            conditioning = self.conditioner.apply(
+                variables,
+                self._with_masked_image(frozen, batch),
+                deterministic=not self.train_conditioner,
+                rngs=rngs,
+            )
         if self.drop_rate == 0.0:
             return cast(Conditioning, conditioning)
         null = self.null_condition(params, frozen)
@@ -195,14 +198,16 @@ class LatentDiffusionTask(LatentTask):
 
     def _conditioner_variables(self, params: PyTree, frozen: Frozen) -> PyTree:
         found = params["conditioner"] if self.train_conditioner else frozen.conditioner
-        return {"params": found}
+        return {"params": {} if found is None else found}
 
     def condition(self, params: PyTree, frozen: Frozen, batch: Batch) -> Conditioning:
         """Returns the conditioning of a batch of condition inputs, [b, …] each.
 
         For a masked image these are `masked_image` itself, or `image`, uint8 [b, H, W, C], and
-        `mask` [b, H, W], 1 where it is hidden.
+        `mask` [b, H, W], 1 where it is hidden. With `frozen.null`, they are its answers by route.
         """
+        if frozen.null is not None:
+            return _answers(frozen.null, batch)
         variables = self._conditioner_variables(params, frozen)
         batch = self._with_masked_image(frozen, batch)
         return cast(Conditioning, self.conditioner.apply(variables, batch))
@@ -224,6 +229,10 @@ class LatentDiffusionTask(LatentTask):
 
     def null_condition(self, params: PyTree, frozen: Frozen, batch_size: int = 1) -> Conditioning:
         """Returns the conditioning of examples without a condition."""
+        if frozen.null is not None:
+            return jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:])), frozen.null
+            )
         variables = self._conditioner_variables(params, frozen)
         return cast(Conditioning, self.conditioner.apply(variables, batch_size, method="null"))
 
@@ -282,3 +291,11 @@ class LatentDiffusionTask(LatentTask):
             z_T = initial_noise(seed, indices, self.first_stage.latent_shape(height, width))
         z = sample(predict, z_T, rows, image_keys(seed, indices))
         return self.first_stage.decode(frozen, z)
+
+
+def _answers(null: Conditioning, batch: Batch) -> Conditioning:
+    """Returns what a conditioner answered to a batch, on the routes and of the types of `null`."""
+    routes = {field.name: getattr(null, field.name) for field in dataclasses.fields(null)}
+    return Conditioning(
+        **{name: batch[name].astype(x.dtype) for name, x in routes.items() if x is not None}
+    )

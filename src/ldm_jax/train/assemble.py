@@ -36,7 +36,7 @@ from ldm_jax.tasks.first_stage import FirstStage
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
-from ldm_jax.train.cache_key import open_cache
+from ldm_jax.train.cache_key import cached_routes, open_cache
 from ldm_jax.train.optim import make_optimizer, make_schedule
 
 # Fields of config.data that say what is read; the others are make_stream's, and say how.
@@ -280,7 +280,10 @@ def build_stream(
         batch_size=config.train.batch_size,
         seed=config.seed,
         tokenizer=tokenizer,
-        keys=("moments" if config.data.get("latent_cache") else "image", *condition_inputs(task)),
+        keys=(
+            "moments" if config.data.get("latent_cache") else "image",
+            *(cached_routes(config) or condition_inputs(task)),
+        ),
         derive=build_derived(config),
         process_index=0 if whole else jax.process_index(),
         process_count=1 if whole else jax.process_count(),

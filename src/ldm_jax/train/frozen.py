@@ -30,7 +30,7 @@ from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_statistics import LatentStatistics, LatentSums
 from ldm_jax.tasks.latent_task import LatentTask
-from ldm_jax.train.cache_key import check_cached_first_stage
+from ldm_jax.train.cache_key import check_cached_conditioner, check_cached_first_stage
 from ldm_jax.train.checkpoint import read_frozen_record, restore_frozen
 from ldm_jax.train.exchange import open_model
 from ldm_jax.train.fingerprint import check_first_stage, first_stage_hash
@@ -108,6 +108,7 @@ def prepare_frozen(
             digest = first_stage_hash(model, frozen.params)
             record = {**start.scale_record, "first_stage": digest}
         check_cached_first_stage(config, digest, task.moments_shape)
+        _check_cached_conditioner(config, task, frozen.conditioner)
         return frozen, record
     if isinstance(task, LatentClassifierTask):
         guided = _frozen_of_guided(config, task, mesh)
@@ -122,6 +123,7 @@ def prepare_frozen(
     conditioner = None
     if isinstance(task, LatentDiffusionTask) and task.has_frozen_conditioner:
         conditioner = load_conditioner(config, task, mesh)
+        _check_cached_conditioner(config, task, conditioner)
     if not isinstance(factor, str):
         scale = fixed_scale(model.latent_channels, float(factor))
         return Frozen(params, scale, conditioner), record
@@ -188,7 +190,13 @@ def restore_run_frozen(
         check_first_stage(str(workdir), read_frozen_record(workdir), digest)
         if for_training:
             check_cached_first_stage(config, digest, task.moments_shape)
+            _check_cached_conditioner(config, task, frozen.conditioner)
     return frozen
+
+
+def _check_cached_conditioner(config: ConfigDict, task: LatentTask, params: PyTree) -> None:
+    if isinstance(task, LatentDiffusionTask) and task.has_frozen_conditioner:
+        check_cached_conditioner(config, task.conditioner, params)
 
 
 def load_first_stage(config: ConfigDict, task: LatentTask, mesh: Mesh) -> PyTree:

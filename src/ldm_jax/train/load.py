@@ -115,12 +115,15 @@ def load_frozen(model: Model, mesh: Mesh, *, with_conditioner: bool) -> Frozen:
 def load_conditioner(config: ConfigDict, task: LatentDiffusionTask, mesh: Mesh) -> PyTree:
     """Returns the parameters of the frozen conditioner that `config` names, laid out over a mesh.
 
-    `config.task.conditioner_weights` is a folder of transformers, or a model of any layout whose
-    conditioner is the run's.
+    It is that of `config.train.init_from`; or `config.task.conditioner_weights` is a folder of
+    transformers, or a model of any layout whose conditioner is the run's.
 
     Raises:
       UserError: it is neither, or of another conditioner.
     """
+    if config.train.init_from:
+        with open_start(config, task) as start:
+            return load_component(start, "conditioner", mesh)
     abstract = jax.eval_shape(task.init_conditioner, jax.eval_shape(lambda: jax.random.key(0)))
     source = Path(config.task.conditioner_weights).expanduser()
     what = "config.task.conditioner_weights"

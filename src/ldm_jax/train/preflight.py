@@ -20,6 +20,7 @@ from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
+from ldm_jax.train.cached_conditions import check_cacheable
 from ldm_jax.train.checkpoint import has_begun, has_frozen, read_config
 from ldm_jax.train.evaluation import check_evaluation
 from ldm_jax.train.exchange import open_model
@@ -136,7 +137,11 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
 
 
 def check_encode(
-    config: ConfigDict, out: str | Path, per_device_batch: int, examples_per_shard: int
+    config: ConfigDict,
+    out: str | Path,
+    per_device_batch: int,
+    examples_per_shard: int,
+    conditioning: str | None = None,
 ) -> LatentDiffusionTask:
     """Returns the task of a configuration whose data are to be encoded to a folder.
 
@@ -156,6 +161,10 @@ def check_encode(
         )
     _check_crop(config.data)
     _check_first_stage_weights(config, task)
+    if conditioning is not None:
+        check_cacheable(task, conditioning)
+        assemble.check_inputs(config, task)
+        _check_conditioner_weights(config, task)
     return task
 
 
