@@ -15,8 +15,12 @@ class Source(Protocol):
       boxes:         float32 [n, 5], optional: x0, y0, x1, y1 in [0, 1] and the class; unused rows
                      are -1 throughout.
       segmentation:  uint8 [H, W], optional, class per pixel.
+      mask:          uint8 [H, W], optional, 1 where the image is missing, 0 elsewhere.
 
     All examples of a source have the same keys. `repr(source)` depends on the arguments alone.
+
+    A source may also have `size(index) -> (height, width)`, the shape of that example's image
+    without decoding it, for aspect-ratio buckets.
     """
 
     class_names: tuple[str, ...] | None

@@ -114,7 +114,7 @@ def test_centre_crop_without_resizing_is_exact():
 
 def test_reduction_does_not_alias():
     checkerboard = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)[:, :, None]
-    small = crop_resize(checkerboard, Crop(0, 0, 128), 16)
+    small = crop_resize(checkerboard, Crop(0, 0, 128, 128), 16)
     # Inside, the stripes average out; subsampling would give 0 or 255.
     assert np.abs(small[2:-2, 2:-2].astype(int) - 128).max() <= 2
 
@@ -148,5 +148,5 @@ def test_boxes_and_segmentation_follow_the_image():
 def test_partly_visible_boxes_are_clipped():
     boxes = np.array([[0.0, 0.0, 0.5, 1.0, 2]], np.float32)
     np.testing.assert_allclose(
-        crop_boxes(boxes, Crop(5, 0, 10), 10, 20)[0], [0, 0, 0.5, 1, 2], atol=1e-6
+        crop_boxes(boxes, Crop(5, 0, 10, 10), 10, 20)[0], [0, 0, 0.5, 1, 2], atol=1e-6
     )
