@@ -21,7 +21,7 @@ def bucket_sizes(area: int, multiple: int, max_ratio: float = 2.0) -> tuple[tupl
 
     For every width that is a multiple, the height that comes nearest to the area; one for each
     ratio of sides, symmetric in height and width. `bucket_sizes(64**2, 16, 2)` is
-    ((48, 80), (64, 64), (80, 48)).
+    ((48, 96), (48, 80), (64, 64), (80, 48), (96, 48)).
 
     Args:
       area: pixels of an image, usually the square of `image_size`.
@@ -103,9 +103,9 @@ def assign_buckets(
 
 
 class Draw(NamedTuple):
-    """An example in a batch: its number, and in which pass over the data it is drawn."""
+    """An example's number, and in which pass over the data it is drawn."""
 
-    index: int
+    example: int
     epoch: int
 
 

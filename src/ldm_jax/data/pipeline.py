@@ -1,12 +1,12 @@
 """Batches: shuffled, repeated, transformed, split over processes, resumable to the example."""
 
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ldm_jax.core.checks import UserError, check_divides
+from ldm_jax.data.batches import BucketBatches, LocalBatches, Numbered, stack
 from ldm_jax.data.buckets import BucketOrder, assign_buckets, check_buckets
 from ldm_jax.data.derived import Derived
 from ldm_jax.data.mirrored_captions import check_flip_captions
@@ -16,9 +16,6 @@ from ldm_jax.data.transforms import WHITE, transform_example
 
 _BATCH_KEYS = ("image", "moments", "class", "tokens", "boxes", "segmentation", "mask")
 _DEFAULT_KEYS = ("image", "moments", "class", "tokens")
-_TRANSFORMS = 2  # beside the two purposes of random numbers in `buckets`
-
-Prepare = Callable[[dict[str, Any], np.random.Generator, int | tuple[int, int]], dict[str, Any]]
 
 
 class Stream:
@@ -36,7 +33,7 @@ class Stream:
 
     def __init__(
         self,
-        batches: "_LocalBatches | _BucketBatches",
+        batches: LocalBatches | BucketBatches,
         reading: tuple[int, int],
         contract: dict[str, Any],
     ):
@@ -77,64 +74,6 @@ class Stream:
                     "saved state. Legal: the value of the run that is resumed."
                 )
         self._iterator.set_state(dict(state["iterator"]))
-
-
-class _LocalBatches:
-    """Random access to one process's rows, a contiguous block of each global batch."""
-
-    def __init__(self, examples: Any, batch_size: int, process_index: int, process_count: int):
-        self.batch_size = batch_size
-        self.rows = batch_size // process_count
-        self._examples = examples
-        self._offset = process_index * self.rows
-
-    def __len__(self) -> int:
-        # `repeat()` has length maxsize; the last, incomplete global batch is dropped.
-        return len(self._examples) // self.batch_size
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        start = index * self.batch_size + self._offset
-        return _stack([self._examples[start + row] for row in range(self.rows)])
-
-    def __repr__(self) -> str:
-        return f"_LocalBatches({self.batch_size}, {self._offset}, {self.rows})"
-
-
-class _BucketBatches:
-    """As `_LocalBatches`, of a batch whose examples share a bucket."""
-
-    def __init__(
-        self,
-        examples: "_Numbered",
-        order: BucketOrder,
-        buckets: Sequence[tuple[int, int]],
-        prepare: Prepare,
-        seed: int,
-        rows: tuple[int, int, int],
-        num_epochs: int | None,
-    ):
-        self.batch_size, self._offset, self.rows = rows
-        self._examples, self._order, self._buckets = examples, order, buckets
-        self._prepare, self._seed, self._num_epochs = prepare, seed, num_epochs
-
-    def __len__(self) -> int:
-        if self._num_epochs is None:
-            return sys.maxsize // self.batch_size
-        return self._order.batches_until(self._num_epochs)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        bucket, draws = self._order(index)
-        size = self._buckets[bucket]
-        mine = draws[self._offset : self._offset + self.rows]
-        return _stack(
-            [self._prepare(self._examples[k], self._rng(k, epoch), size) for k, epoch in mine]
-        )
-
-    def _rng(self, index: int, epoch: int) -> np.random.Generator:
-        return np.random.default_rng((self._seed, _TRANSFORMS, epoch, index))
-
-    def __repr__(self) -> str:
-        return f"_BucketBatches({self.batch_size}, {self._offset}, {self.rows})"
 
 
 def make_stream(
@@ -188,7 +127,8 @@ def make_stream(
       num_threads: batches prepared at once.
       prefetch: batches prepared ahead; 0 prepares each when it is asked for.
       keys: what goes into a batch, of image, class, tokens, boxes, segmentation, mask and what is
-        derived, which hides the source's own entry of its name. Default: image, what is derived, and class and tokens where they are there.
+        derived, which hides the source's own entry of its name. Default: image, what is derived,
+        and class and tokens where they are there.
       derive: what is made of the cropped examples, by the name of its entry.
       num_epochs: None never ends.
 
@@ -239,15 +179,15 @@ def make_stream(
         contract["bucket_counts"] = order.counts
         local = batch_size // process_count
         rows = batch_size, process_index * local, local
-        numbered = _Numbered(source)
-        bucketed = _BucketBatches(numbered, order, buckets, prepare, seed, rows, num_epochs)
+        numbered = Numbered(source)
+        bucketed = BucketBatches(numbered, order, buckets, prepare, seed, rows, num_epochs)
         return Stream(bucketed, reading, contract)
-    examples = grain.MapDataset.source(_Numbered(source)).seed(seed)
+    examples = grain.MapDataset.source(Numbered(source)).seed(seed)
     if shuffle:
         examples = examples.shuffle()
     examples = examples.repeat(num_epochs).random_map(prepare)
     return Stream(
-        _LocalBatches(examples, batch_size, process_index, process_count), reading, contract
+        LocalBatches(examples, batch_size, process_index, process_count), reading, contract
     )
 
 
@@ -270,7 +210,7 @@ def load_examples(
         raise UserError("load_examples: got no indices. Legal: at least one.")
     keys = _check_keys(source, tokenizer, keys, derive)
     tokenize = tokenizer if "tokens" in _wanted(keys, derive) else None
-    numbered = _Numbered(source)
+    numbered = Numbered(source)
     chosen = [numbered[int(index)] for index in indices]
     prepared = [
         transform_example(
@@ -284,26 +224,10 @@ def load_examples(
         )
         for index, example in zip(indices, chosen, strict=True)
     ]
-    batch: dict[str, Any] = _stack([{key: x[key] for key in keys} for x in prepared])
+    batch: dict[str, Any] = stack([{key: x[key] for key in keys} for x in prepared])
     if "text" in chosen[0]:
         batch["text"] = [example["text"] for example in chosen]
     return batch
-
-
-class _Numbered:
-    """A source whose examples know their number, `index`."""
-
-    def __init__(self, source: Source):
-        self._source = source
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self._source[index], "index": index}
-
-    def __repr__(self) -> str:
-        return repr(self._source)
 
 
 def _bucket_order(
@@ -333,14 +257,6 @@ def _select(
     """Returns what is asked of the source: `keys`, and what derived entries read."""
     wanted = ["text" if key == "tokens" else key for key in _wanted(keys, derive)]
     return {key: example[key] for key in wanted if key not in (derive or {})}
-
-
-def _stack(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-    for key in ("class", "segmentation"):
-        if key in batch:
-            batch[key] = batch[key].astype(np.int32)
-    return batch
 
 
 def _check_sizes(

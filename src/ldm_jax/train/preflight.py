@@ -272,8 +272,8 @@ def _check_crop(data: ConfigDict) -> None:
         )
     if data.get("buckets") is not None:
         raise UserError(
-            "config.data.buckets: a latent cache holds one size of all images. Legal: no buckets, or "
-            "training on images."
+            "config.data.buckets: a latent cache holds one size of all images. Legal: no buckets, "
+            "or training on images."
         )
 
 
