@@ -146,11 +146,13 @@ class HuggingFaceTokenizer:
         """Returns int32 [length]."""
         text = _characters(text) if text.strip() else ""
         with self._lock:
-            ids = self._tokenizer(text, truncation=True, max_length=self.length)["input_ids"]
-            if len(ids) == self.length:
-                whole = self._tokenizer(text, verbose=False)["input_ids"]
-                self.truncated += len(whole) > self.length
+            ids = self._ids(text, self.length)
+            if len(ids) == self.length:  # one more token is asked for: a text may have a million
+                self.truncated += len(self._ids(text, self.length + 1)) > self.length
         return np.asarray(ids + [self._pad] * (self.length - len(ids)), np.int32)
+
+    def _ids(self, text: str, most: int) -> list[int]:
+        return self._tokenizer(text, truncation=True, max_length=most)["input_ids"]
 
     def save(self, folder: pathlib.Path, *, with_padding: bool) -> None:
         """Writes the tokenizer as a Hugging Face folder.
