@@ -61,12 +61,15 @@ def drop(conditioning: Conditioning, null: Conditioning, mask: Array) -> Conditi
 
     Args:
       conditioning: of b examples; absent routes stay absent.
-      null: of one example, which is broadcast, or of b.
+      null: of one example, which is broadcast, or of b. A map of another height or width, since
+        buckets of images have several, is the same everywhere: its first cell is taken.
       mask: [b] bool, true where the condition is dropped; drawn by the caller.
     """
 
     def replace(x: Array, empty: Array) -> Array:
         rows = mask.reshape((-1,) + (1,) * (x.ndim - 1))
+        if x.ndim == 4 and x.shape[1:3] != empty.shape[1:3]:
+            empty = empty[:, :1, :1]
         empty = jnp.broadcast_to(empty.astype(x.dtype), x.shape)
         return jnp.where(rows, empty, x)
 

@@ -43,34 +43,41 @@ class LowResolution:
         image = example["image"]
         edge = image.shape[0] // self.factor
         if self.kind == "bicubic":
-            small = _resized(image, edge, Image.Resampling.BICUBIC)
+            size = edge, image.shape[1] // self.factor
+            small = _resized(image, size, Image.Resampling.BICUBIC)
         else:
             small = bsr_light(image, edge, self.factor, rng)
         return small.astype(np.float32) / 127.5 - 1
 
 
 def bsr_light(image: np.ndarray, edge: int, factor: int, rng: np.random.Generator) -> np.ndarray:
-    """Returns a degraded uint8 [edge, edge, C] of a square image uint8 [H, H, C].
+    """Returns a degraded uint8 [edge, edge W / H, C] of an image uint8 [H, W, C].
 
     First, one time in four, half the size. Then in random order: a blur; a reduction by a random
     factor between 1 and 2 `factor`, or (one in five) by a Gaussian and every `factor`-th pixel; a
     reduction to the final size; noise of one or two levels; JPEG of quality 80 to 95, nine times in
     ten. JPEG once more at the end.
     """
+    height, width = image.shape[:2]
+    small = edge, edge * width // height
+
+    def size(rows: int) -> tuple[int, int]:
+        return max(rows, 1), max(rows * width // height, 1)
+
     if rng.random() < 0.25:
-        image = _resized(image, max(image.shape[0] // 2, edge), _FILTERS[rng.integers(3)])
+        image = _resized(image, size(max(height // 2, edge)), _FILTERS[rng.integers(3)])
 
     def blur(x: np.ndarray) -> np.ndarray:
         return _blurred(x, rng.uniform(0.025, 0.7))
 
     def reduce(x: np.ndarray) -> np.ndarray:
         if rng.random() < 0.8:
-            size = int(x.shape[0] / rng.uniform(1, 2 * factor))
-            return _resized(x, max(size, 1), _FILTERS[rng.integers(3)])
+            rows = int(x.shape[0] / rng.uniform(1, 2 * factor))
+            return _resized(x, size(rows), _FILTERS[rng.integers(3)])
         return _blurred(x, rng.uniform(0.1, 0.6) * factor / 2)[::factor, ::factor]
 
     def finish(x: np.ndarray) -> np.ndarray:
-        return _resized(x, edge, _FILTERS[rng.integers(3)])
+        return _resized(x, small, _FILTERS[rng.integers(3)])
 
     def noise(x: np.ndarray) -> np.ndarray:
         level = rng.uniform(1, 2)
@@ -87,11 +94,12 @@ def bsr_light(image: np.ndarray, edge: int, factor: int, rng: np.random.Generato
     return _jpeg(finish(image), int(rng.integers(80, 96)))
 
 
-def _resized(image: np.ndarray, edge: int, resample: Image.Resampling) -> np.ndarray:
-    if image.shape[0] == edge:
+def _resized(image: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
+    if image.shape[:2] == size:
         return image
-    pillow = _pillow(image).resize((edge, edge), resample)
-    return np.asarray(pillow).reshape(edge, edge, image.shape[2])
+    height, width = size
+    pillow = _pillow(image).resize((width, height), resample)
+    return np.asarray(pillow).reshape(height, width, image.shape[2])
 
 
 def _blurred(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -66,6 +66,7 @@ class LayoutTokens:
 
 def _in_whole_image(corners: np.ndarray, crop: Crop, height: int, width: int) -> np.ndarray:
     """Returns boxes [n, 4] of the crop in the coordinates of the whole image, mirrored as it is."""
-    left = width - crop.left - crop.side if crop.flip else crop.left
+    left = width - crop.left - crop.width if crop.flip else crop.left
     origin = np.array([left, crop.top, left, crop.top])
-    return (corners * crop.side + origin) / np.array([width, height, width, height])
+    sides = np.array([crop.width, crop.height, crop.width, crop.height])
+    return (corners * sides + origin) / np.array([width, height, width, height])

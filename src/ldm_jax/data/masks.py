@@ -13,7 +13,7 @@ class RandomMask:
 
     Wide strokes or boxes, as LaMa trains on (Suvorov et al. 2021, arXiv 2109.07161, appendix B; the
     paper's section 4.5 takes its protocol): polygonal chains of thick lines with round joints, or a
-    few rectangles. Lengths are in image widths.
+    few rectangles. Lengths are in shorter sides of the image.
 
     Args:
       box_probability: of boxes instead of strokes.
@@ -65,19 +65,22 @@ class RandomMask:
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
         """Returns a mask of the size of example['image']."""
-        size = example["image"].shape[0]
-        canvas = Image.new("1", (size, size))
+        height, width = example["image"].shape[:2]
+        canvas = Image.new("1", (width, height))
         draw = self._boxes if rng.random() < self.box_probability else self._strokes
-        draw(ImageDraw.Draw(canvas), size, rng)
+        draw(ImageDraw.Draw(canvas), np.array([width, height]), rng)
         return np.asarray(canvas).astype(np.uint8)
 
-    def _strokes(self, draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> None:
+    def _strokes(
+        self, draw: ImageDraw.ImageDraw, size: np.ndarray, rng: np.random.Generator
+    ) -> None:
         max_strokes, max_vertices, max_length, min_width, max_width = self.strokes
+        unit = size.min()
         for _ in range(rng.integers(1, max_strokes + 1)):
             point = rng.random(2) * size
-            width = max(1, int(rng.uniform(min_width, max_width) * size))
+            width = max(1, int(rng.uniform(min_width, max_width) * unit))
             for _ in range(rng.integers(1, max_vertices + 1)):
-                angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, max_length) * size
+                angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, max_length) * unit
                 end = np.clip(point + length * np.array([np.cos(angle), np.sin(angle)]), 0, size)
                 draw.line([*point, *end], fill=1, width=width)
                 for x, y in (point, end):
@@ -85,9 +88,9 @@ class RandomMask:
                     draw.ellipse([x - r, y - r, x + r, y + r], fill=1)
                 point = end
 
-    def _boxes(self, draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> None:
+    def _boxes(self, draw: ImageDraw.ImageDraw, size: np.ndarray, rng: np.random.Generator) -> None:
         max_boxes, min_box, max_box = self.boxes
         for _ in range(rng.integers(1, max_boxes + 1)):
-            edges = np.maximum(1, (rng.uniform(min_box, max_box, 2) * size).astype(int))
-            left, top = (int(rng.integers(0, size - edge + 1)) for edge in edges)
+            edges = np.maximum(1, (rng.uniform(min_box, max_box, 2) * size.min()).astype(int))
+            left, top = (int(rng.integers(0, n + 1)) for n in size - edges)
             draw.rectangle([left, top, left + edges[0] - 1, top + edges[1] - 1], fill=1)

@@ -6,13 +6,16 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.core.checks import UserError, check_divides
+from ldm_jax.data.batches import BucketBatches, LocalBatches, Numbered, stack
+from ldm_jax.data.buckets import BucketOrder, assign_buckets, check_buckets
 from ldm_jax.data.derived import Derived
+from ldm_jax.data.mirrored_captions import check_flip_captions
 from ldm_jax.data.source import Source
 from ldm_jax.data.tokenizers import Tokenizer
 from ldm_jax.data.transforms import WHITE, transform_example
 
 _BATCH_KEYS = (
-    *("image", "moments", "class", "tokens", "boxes", "segmentation"),
+    *("image", "moments", "class", "tokens", "boxes", "segmentation", "mask"),
     *("context", "embedding"),  # of a frozen conditioner, from a latent cache
 )
 _DEFAULT_KEYS = ("image", "moments", "class", "tokens")
@@ -32,7 +35,10 @@ class Stream:
     """
 
     def __init__(
-        self, batches: "_LocalBatches", reading: tuple[int, int], contract: dict[str, Any]
+        self,
+        batches: LocalBatches | BucketBatches,
+        reading: tuple[int, int],
+        contract: dict[str, Any],
     ):
         import grain
 
@@ -73,27 +79,6 @@ class Stream:
         self._iterator.set_state(dict(state["iterator"]))
 
 
-class _LocalBatches:
-    """Random access to one process's rows, a contiguous block of each global batch."""
-
-    def __init__(self, examples: Any, batch_size: int, process_index: int, process_count: int):
-        self.batch_size = batch_size
-        self.rows = batch_size // process_count
-        self._examples = examples
-        self._offset = process_index * self.rows
-
-    def __len__(self) -> int:
-        # `repeat()` has length maxsize; the last, incomplete global batch is dropped.
-        return len(self._examples) // self.batch_size
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        start = index * self.batch_size + self._offset
-        return _stack([self._examples[start + row] for row in range(self.rows)])
-
-    def __repr__(self) -> str:
-        return f"_LocalBatches({self.batch_size}, {self._offset}, {self.rows})"
-
-
 def make_stream(
     source: Source,
     *,
@@ -105,6 +90,8 @@ def make_stream(
     tokenizer: Tokenizer | None = None,
     random_crop: bool = False,
     flip_probability: float = 0.0,
+    flip_captions: str = "refuse",
+    buckets: Sequence[tuple[int, int]] | None = None,
     background: tuple[int, int, int] = WHITE,
     num_threads: int = 8,
     prefetch: int = 16,
@@ -121,6 +108,10 @@ def make_stream(
     b = batch_size / n, and reads no others. Each epoch is shuffled and transformed anew; batches
     run across the border of epochs.
 
+    With `buckets` every batch is of one size, that of the bucket whose aspect ratio is nearest to
+    its examples', in an order that `BucketOrder` describes; all the above holds too. The sizes of
+    all examples are read first (see `buckets.example_size`), by every process for itself.
+
     Args:
       source: at least one example; a `LatentCache` gives `moments` in place of images.
       batch_size: of all processes together.
@@ -130,11 +121,17 @@ def make_stream(
       tokenizer: turns the source's text into tokens, int32 [b, length].
       random_crop: a random instead of the central square.
       flip_probability: of mirroring left and right.
+      flip_captions: what mirroring does where the batch has captions that say left or right:
+        'refuse' leaves those examples as they are, so that captions stay true; 'swap' exchanges the
+        words; 'any' mirrors nevertheless. English words only, see `mirrored_captions`.
+      buckets: sizes of images, (height, width), in place of `image_size`; see
+        `buckets.bucket_sizes`.
       background: RGB behind transparent pixels.
       num_threads: batches prepared at once.
       prefetch: batches prepared ahead; 0 prepares each when it is asked for.
-      keys: what goes into a batch, of image, class, tokens, boxes, segmentation and what is
-        derived. Default: image, what is derived, and class and tokens where they are there.
+      keys: what goes into a batch, of image, class, tokens, boxes, segmentation, mask and what is
+        derived, which hides the source's own entry of its name. Default: image, what is derived,
+        and class and tokens where they are there.
       derive: what is made of the cropped examples, by the name of its entry.
       num_epochs: None never ends.
 
@@ -148,34 +145,53 @@ def make_stream(
             raise UserError(f"data.{name}: got {value}. Legal: 0 or more.")
     if not 0 <= flip_probability <= 1:
         raise UserError(f"data.flip_probability: got {flip_probability}. Legal: 0 to 1.")
+    check_flip_captions(flip_captions)
     _check_sizes(source, batch_size, process_index, process_count, seed, num_epochs)
     keys = _check_keys(source, tokenizer, keys, derive)
+    tokenize = tokenizer if "tokens" in _wanted(keys, derive) else None
 
-    def prepare(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def prepare(
+        example: dict[str, Any],
+        rng: np.random.Generator,
+        size: int | tuple[int, int] = image_size,
+    ) -> dict[str, Any]:
         whole = transform_example(
-            _select(example, keys, tokenizer, derive),
+            _select(example, keys, derive),
             rng,
-            image_size=image_size,
+            image_size=size,
             channels=channels,
             random_crop=random_crop,
             flip_probability=flip_probability,
+            flip_captions=flip_captions,
             background=background,
+            tokenize=tokenize,
             derive=derive,
         )
         return {key: whole[key] for key in keys}
 
-    examples = grain.MapDataset.source(_Numbered(source)).seed(seed)
-    if shuffle:
-        examples = examples.shuffle()
-    examples = examples.repeat(num_epochs).random_map(prepare)
-    batches = _LocalBatches(examples, batch_size, process_index, process_count)
-    contract = {
+    contract: dict[str, Any] = {
         "batch_size": batch_size,
         "seed": seed,
         "shuffle": shuffle,
         "num_examples": len(source),
     }
-    return Stream(batches, (min(num_threads, prefetch), prefetch), contract)
+    reading = min(num_threads, prefetch), prefetch
+    if buckets is not None:
+        buckets = check_buckets(buckets)
+        order = _bucket_order(source, buckets, batch_size, seed, shuffle, num_threads)
+        contract["bucket_counts"] = order.counts
+        local = batch_size // process_count
+        rows = batch_size, process_index * local, local
+        numbered = Numbered(source)
+        bucketed = BucketBatches(numbered, order, buckets, prepare, seed, rows, num_epochs)
+        return Stream(bucketed, reading, contract)
+    examples = grain.MapDataset.source(Numbered(source)).seed(seed)
+    if shuffle:
+        examples = examples.shuffle()
+    examples = examples.repeat(num_epochs).random_map(prepare)
+    return Stream(
+        LocalBatches(examples, batch_size, process_index, process_count), reading, contract
+    )
 
 
 def load_examples(
@@ -196,60 +212,54 @@ def load_examples(
     if len(indices) < 1:
         raise UserError("load_examples: got no indices. Legal: at least one.")
     keys = _check_keys(source, tokenizer, keys, derive)
-    numbered = _Numbered(source)
+    tokenize = tokenizer if "tokens" in _wanted(keys, derive) else None
+    numbered = Numbered(source)
     chosen = [numbered[int(index)] for index in indices]
     prepared = [
         transform_example(
-            _select(example, keys, tokenizer, derive),
+            _select(example, keys, derive),
             np.random.default_rng(int(index)),  # of what is derived: the same every time
             image_size=image_size,
             channels=channels,
             background=background,
+            tokenize=tokenize,
             derive=derive,
         )
         for index, example in zip(indices, chosen, strict=True)
     ]
-    batch: dict[str, Any] = _stack([{key: x[key] for key in keys} for x in prepared])
+    batch: dict[str, Any] = stack([{key: x[key] for key in keys} for x in prepared])
     if "text" in chosen[0]:
         batch["text"] = [example["text"] for example in chosen]
     return batch
 
 
-class _Numbered:
-    """A source whose examples know their number, `index`."""
+def _bucket_order(
+    source: Source,
+    buckets: Sequence[tuple[int, int]],
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    num_threads: int,
+) -> BucketOrder:
+    if "moments" in source[0]:
+        raise UserError(
+            f"data.buckets: {source!r} holds latents of one size. Legal: training on images."
+        )
+    assigned = assign_buckets(source, buckets, num_threads)
+    return BucketOrder(assigned, len(buckets), batch_size, seed, shuffle)
 
-    def __init__(self, source: Source):
-        self._source = source
 
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self._source[index], "index": index}
-
-    def __repr__(self) -> str:
-        return repr(self._source)
+def _wanted(keys: Sequence[str], derive: Mapping[str, Derived] | None) -> list[str]:
+    """Returns `keys`, and what derived entries read."""
+    return [*keys, *(name for make in (derive or {}).values() for name in make.reads)]
 
 
 def _select(
-    example: dict[str, Any],
-    keys: Sequence[str],
-    tokenizer: Tokenizer | None,
-    derive: Mapping[str, Derived] | None,
+    example: dict[str, Any], keys: Sequence[str], derive: Mapping[str, Derived] | None
 ) -> dict[str, Any]:
     """Returns what is asked of the source: `keys`, and what derived entries read."""
-    if tokenizer is not None and "tokens" in keys:
-        example = {**example, "tokens": tokenizer(example["text"])}
-    wanted = [*keys, *(name for make in (derive or {}).values() for name in make.reads)]
+    wanted = ["text" if key == "tokens" else key for key in _wanted(keys, derive)]
     return {key: example[key] for key in wanted if key not in (derive or {})}
-
-
-def _stack(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-    for key in ("class", "segmentation"):
-        if key in batch:
-            batch[key] = batch[key].astype(np.int32)
-    return batch
 
 
 def _check_sizes(

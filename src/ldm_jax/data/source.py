@@ -20,6 +20,9 @@ class Source(Protocol):
     All examples of a source have the same keys, and `boxes` of the same shape. `repr(source)`
     depends on the arguments alone. A source of files that may be broken is a
     `ldm_jax.data.file_source.FileSource`, which says what then happens.
+
+    A source may also have `size(index) -> (height, width)`, the shape of that example's image
+    without decoding it, for aspect-ratio buckets.
     """
 
     class_names: tuple[str, ...] | None

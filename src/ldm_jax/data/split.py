@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.data.buckets import example_size
 from ldm_jax.data.source import Source
 
 _SEED = 0  # not the run's: all runs on the same data hold out the same examples
@@ -31,6 +32,10 @@ class Subset:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._source[int(self._indices[index])]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Returns (height, width) of an example's image."""
+        return example_size(self._source, int(self._indices[index]))
 
     @property
     def quarantine(self) -> Mapping[str, str]:

@@ -4,18 +4,20 @@ import copy
 import hashlib
 import json
 import pathlib
-import re
 import threading
+import unicodedata
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import regex
 
 from ldm_jax.core.checks import UserError, read_text
 from ldm_jax.data.clip_bpe import clip_tokenizer
 from ldm_jax.data.shapes import SHAPES_VOCABULARY
 
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+# Letters and digits of any script, with their marks. The same in the tokenizers library.
+_WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:'[\p{L}\p{M}\p{N}]+)*")
 
 
 class Tokenizer(Protocol):
@@ -49,6 +51,8 @@ class Tokenizer(Protocol):
 class WordTokenizer:
     """One id per lower-cased word: 0 pads, 1 is any unknown word, then the vocabulary in order.
 
+    Texts are compared in Unicode's composed form (NFC), so that an accent may be a mark of its own.
+
     Args:
       vocabulary: 'shapes' for the words of `ldm_jax.data.shapes`, a sequence of words, or the
         path of a text file with one word per line.
@@ -77,7 +81,7 @@ class WordTokenizer:
 
     def __call__(self, text: str) -> np.ndarray:
         """Returns int32 [length], zeros after the last word."""
-        ids = [self._ids.get(word, self.UNKNOWN) for word in _WORD.findall(text.lower())]
+        ids = [self._ids.get(word, self.UNKNOWN) for word in _WORD.findall(_folded(text))]
         if len(ids) > self.length:
             with self._lock:
                 self.truncated += 1
@@ -103,7 +107,7 @@ class WordTokenizer:
         padding, unknown = "[PAD]", "[UNK]"
         ids = {padding: self.PADDING, unknown: self.UNKNOWN, **self._ids}
         core = Tokenizer(models.WordLevel(ids, unk_token=unknown))
-        core.normalizer = normalizers.Lowercase()
+        core.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
         core.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD.pattern), "removed", invert=True)
         whole = PreTrainedTokenizerFast(
             tokenizer_object=core,
@@ -118,7 +122,10 @@ class HuggingFaceTokenizer:
     """The tokenizer in a local Hugging Face folder, padded and truncated to `length`.
 
     Special tokens and the padding id are those of the folder; where it names no padding token,
-    the end token pads, as in CLIP.
+    the end token pads, as in CLIP. Texts are handed over as they are, without a normalisation of
+    ours, so ids are those of the folder's own tokenizer; but a text of white space alone is the
+    empty one, whatever that tokenizer makes of it, and half a surrogate pair, which is no
+    character, becomes U+FFFD.
 
     Args:
       path: folder with tokenizer.json, or vocabulary files that `AutoTokenizer` reads; or CLIP's
@@ -147,11 +154,11 @@ class HuggingFaceTokenizer:
 
     def __call__(self, text: str) -> np.ndarray:
         """Returns int32 [length]."""
+        text = _characters(text) if text.strip() else ""
         with self._lock:
-            ids = self._tokenizer(text, truncation=True, max_length=self.length)["input_ids"]
-            if len(ids) == self.length:
-                whole = self._tokenizer(text, verbose=False)["input_ids"]
-                self.truncated += len(whole) > self.length
+            ids = self._ids(text, self.length)
+            if len(ids) == self.length:  # one more token is asked for: a text may have a million
+                self.truncated += len(self._ids(text, self.length + 1)) > self.length
         return np.asarray(ids + [self._pad] * (self.length - len(ids)), np.int32)
 
     def fingerprint(self) -> str:
@@ -163,6 +170,9 @@ class HuggingFaceTokenizer:
             parts.pop(state, None)
         text = json.dumps([self.length, self._pad, parts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _ids(self, text: str, most: int) -> list[int]:
+        return self._tokenizer(text, truncation=True, max_length=most)["input_ids"]
 
     def save(self, folder: pathlib.Path, *, with_padding: bool) -> None:
         """Writes the tokenizer as a Hugging Face folder.
@@ -205,7 +215,7 @@ def _check_length(length: int) -> int:
 
 def _read_vocabulary(vocabulary: str | Sequence[str]) -> tuple[str, ...]:
     if not isinstance(vocabulary, str):
-        return tuple(word.lower() for word in vocabulary)
+        return tuple(_folded(word) for word in vocabulary)
     if vocabulary == "shapes":
         return SHAPES_VOCABULARY
     path = pathlib.Path(vocabulary).expanduser()
@@ -215,4 +225,13 @@ def _read_vocabulary(vocabulary: str | Sequence[str]) -> tuple[str, ...]:
             "or the path of a text file with one word per line."
         )
     lines = read_text(path, "tokenizer.vocabulary").splitlines()
-    return tuple(line.strip().lower() for line in lines if line.strip())
+    return tuple(_folded(line.strip()) for line in lines if line.strip())
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text).lower()
+
+
+def _characters(text: str) -> str:
+    """Returns the text with its surrogate pairs joined, and U+FFFD for halves of pairs."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -1,7 +1,7 @@
-"""From image files of any kind to uint8 squares, and the same geometry for maps and boxes."""
+"""From image files of any kind to uint8 images of one size; the same for maps and boxes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from ldm_jax.core.checks import check_in
 from ldm_jax.data.derived import Derived
+from ldm_jax.data.mirrored_captions import mirror_caption
 
 WHITE = (255, 255, 255)
 _LUMA = np.array([299, 587, 114], np.int64)  # ITU-R 601, thousandths
@@ -70,51 +71,79 @@ def as_channels(
 
 @dataclasses.dataclass(frozen=True)
 class Crop:
-    """A square of an image, in its pixels, and whether it is mirrored."""
+    """A rectangle of an image, in its pixels, and whether it is mirrored."""
 
     left: int
     top: int
-    side: int
+    width: int
+    height: int
     flip: bool = False
 
 
 def choose_crop(
-    height: int, width: int, rng: np.random.Generator, random: bool, flip_probability: float
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    random: bool,
+    flip_probability: float,
+    shape: tuple[int, int] = (1, 1),
 ) -> Crop:
-    """Returns the largest square, in the middle or anywhere, mirrored with some probability.
+    """Returns the largest crop of a shape, in the middle or anywhere, mirrored with a probability.
 
     Three numbers are always drawn, so that changing one option leaves the others' draws alone.
+
+    Args:
+      height: of the image.
+      width: of the image.
+      rng: of the example.
+      random: anywhere instead of in the middle.
+      flip_probability: of mirroring.
+      shape: (h, w) in the proportion of the crop, a square by default.
     """
-    side = min(height, width)
-    u, v, w = rng.random(3)
-    if random:
-        left, top = int(u * (width - side + 1)), int(v * (height - side + 1))
+    h, w = shape
+    if height * w > width * h:
+        size = max(1, round(width * h / w)), width
     else:
-        left, top = (width - side) // 2, (height - side) // 2
-    return Crop(left, top, side, flip=bool(w < flip_probability))
+        size = height, max(1, round(height * w / h))
+    u, v, flip = rng.random(3)
+    if random:
+        left, top = int(u * (width - size[1] + 1)), int(v * (height - size[0] + 1))
+    else:
+        left, top = (width - size[1]) // 2, (height - size[0]) // 2
+    return Crop(left, top, size[1], size[0], flip=bool(flip < flip_probability))
 
 
-def crop_resize(image: np.ndarray, crop: Crop, size: int, smooth: bool = True) -> np.ndarray:
-    """Returns the crop at `size` x `size`, uint8 [size, size, C] or [size, size].
+def crop_resize(
+    image: np.ndarray, crop: Crop, size: int | tuple[int, int], smooth: bool = True
+) -> np.ndarray:
+    """Returns the crop at `size`, (height, width) or the side of a square, uint8 [h, w(, C)].
 
     Pillow's bicubic filter, whose support grows with the reduction, so that nothing aliases;
     cropping before resizing (as the reference does for LSUN, ldm/data/lsun.py:45-58) equals
-    resizing the shorter side first, but cannot explode on a 1 x 10,000 image.
+    resizing until the image covers `size` first, but cannot explode on a 1 x 10,000 image.
 
     Args:
       image: uint8 [H, W] or [H, W, C], C in 1, 3.
-      smooth: False picks nearest neighbours, for maps of classes.
+      crop: in its pixels.
+      size: of the result.
+      smooth: False picks nearest neighbours, for maps of classes and masks.
     """
-    square = image[crop.top : crop.top + crop.side, crop.left : crop.left + crop.side]
+    height, width = as_shape(size)
+    part = image[crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
     if crop.flip:
-        square = square[:, ::-1]
-    if crop.side != size:
-        grey = square.ndim == 3 and square.shape[2] == 1
+        part = part[:, ::-1]
+    if part.shape[:2] != (height, width):
+        grey = part.ndim == 3 and part.shape[2] == 1
         filter_ = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
-        pillow = Image.fromarray(np.ascontiguousarray(square[:, :, 0] if grey else square))
-        square = np.asarray(pillow.resize((size, size), filter_))
-        square = square[:, :, None] if grey else square
-    return np.ascontiguousarray(square)
+        pillow = Image.fromarray(np.ascontiguousarray(part[:, :, 0] if grey else part))
+        part = np.asarray(pillow.resize((width, height), filter_))
+        part = part[:, :, None] if grey else part
+    return np.ascontiguousarray(part)
+
+
+def as_shape(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns (height, width) from these, or from the side of a square."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def crop_boxes(boxes: np.ndarray, crop: Crop, height: int, width: int) -> np.ndarray:
@@ -124,7 +153,8 @@ def crop_boxes(boxes: np.ndarray, crop: Crop, height: int, width: int) -> np.nda
     """
     scale = np.array([width, height, width, height], np.float32)
     corner = np.array([crop.left, crop.top, crop.left, crop.top], np.float32)
-    corners = np.clip((boxes[:, :4] * scale - corner) / crop.side, 0.0, 1.0)
+    sides = np.array([crop.width, crop.height, crop.width, crop.height], np.float32)
+    corners = np.clip((boxes[:, :4] * scale - corner) / sides, 0.0, 1.0)
     if crop.flip:
         corners[:, [0, 2]] = 1.0 - corners[:, [2, 0]]
     seen = (corners[:, 0] < corners[:, 2]) & (corners[:, 1] < corners[:, 3]) & (boxes[:, 4] >= 0)
@@ -136,32 +166,51 @@ def transform_example(
     example: dict[str, Any],
     rng: np.random.Generator,
     *,
-    image_size: int,
+    image_size: int | tuple[int, int],
     channels: int = 3,
     random_crop: bool = False,
     flip_probability: float = 0.0,
+    flip_captions: str = "refuse",
     background: tuple[int, int, int] = WHITE,
+    tokenize: Callable[[str], np.ndarray] | None = None,
     derive: Mapping[str, Derived] | None = None,
 ) -> dict[str, Any]:
-    """Returns the example with image, segmentation and boxes cropped, resized, mirrored alike.
+    """Returns the example with image, maps and boxes cropped, resized and mirrored alike.
 
-    And with what `derive` makes of these, in its order.
+    Maps are `segmentation` and `mask`. Then `tokens` are made, if there is a tokenizer, and what
+    `derive` makes of all these, in its order.
 
     `moments` [k, h, w, m] in place of an image are those of the cropped and resized image and of
     its mirror image; one of them is chosen, by the draw that would have mirrored the image.
+
+    Args:
+      example: of a source.
+      rng: of this example in this epoch.
+      image_size: side of the square, or (height, width).
+      channels: 3 or 1.
+      random_crop: anywhere instead of in the middle.
+      flip_probability: of mirroring.
+      flip_captions: of `mirrored_captions.FLIP_CAPTIONS`, for what mirroring does to `text`.
+      background: RGB behind transparent pixels.
+      tokenize: makes `tokens` of `text`.
+      derive: what is made of the cropped example, by the name of its entry.
     """
-    if "moments" in example:
-        moments = example["moments"]
-        flip = choose_crop(1, 1, rng, False, flip_probability).flip
-        return {**example, "moments": moments[int(flip)]}
-    height, width = example["image"].shape[:2]
-    crop = choose_crop(height, width, rng, random_crop, flip_probability)
+    has_image = "moments" not in example
+    height, width = example["image"].shape[:2] if has_image else (1, 1)
+    crop = choose_crop(height, width, rng, random_crop, flip_probability, as_shape(image_size))
+    changed = dict(example)
+    if crop.flip and "text" in example:
+        flip, changed["text"] = mirror_caption(example["text"], flip_captions)
+        crop = dataclasses.replace(crop, flip=flip)
+    if tokenize is not None:
+        changed["tokens"] = tokenize(changed["text"])
+    if not has_image:
+        return {**changed, "moments": example["moments"][int(crop.flip)]}
     image = as_channels(example["image"], channels, background)
-    changed = {**example, "image": crop_resize(image, crop, image_size)}
-    if "segmentation" in example:
-        changed["segmentation"] = crop_resize(
-            example["segmentation"], crop, image_size, smooth=False
-        )
+    changed["image"] = crop_resize(image, crop, image_size)
+    for name in ("segmentation", "mask"):
+        if name in example:
+            changed[name] = crop_resize(example[name], crop, image_size, smooth=False)
     if "boxes" in example:
         changed["boxes"] = crop_boxes(example["boxes"], crop, height, width)
     seen = {**changed, "crop": (crop, height, width)}

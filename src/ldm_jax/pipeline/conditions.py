@@ -1,11 +1,12 @@
 """From prompts, classes and arrays to the inputs of a model's conditioner."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.data.tokenizers import Tokenizer
 from ldm_jax.pipeline.request import Inputs
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 
@@ -13,10 +14,15 @@ _WORDS = {"tokens": "prompts", "class": "classes"}
 
 
 class ConditionReader:
-    """Turns prompts, classes or arrays into inputs of a model's conditioner."""
+    """Turns prompts, classes or arrays into inputs of a model's conditioner.
 
-    def __init__(self, task: LatentDiffusionTask, tokenizer: Callable[[str], np.ndarray] | None):
+    Attributes:
+      cut: the texts so far that were longer than the model reads.
+    """
+
+    def __init__(self, task: LatentDiffusionTask, tokenizer: Tokenizer | None):
         """Takes the model's task, and its tokenizer if it reads text."""
+        self.cut: set[str] = set()
         self._conditioner: Any = task.conditioner
         self._tokenizer = tokenizer
         self.reads = tuple(task.conditioner.inputs)
@@ -59,11 +65,11 @@ class ConditionReader:
     def rows(self, values: Sequence[Any]) -> Inputs:
         """Returns the inputs of texts or class numbers, a row for each."""
         if self.reads[:1] == ("tokens",):
-            assert self._tokenizer is not None
             for text in values:
                 if not isinstance(text, str):
                     raise UserError(f"prompt {text!r}: this model reads text.")
-            return {"tokens": np.stack([self._tokenizer(text) for text in values])}
+            tokens = {text: self._tokens(text) for text in dict.fromkeys(values)}
+            return {"tokens": np.stack([tokens[text] for text in values])}
         if self.reads[:1] != ("class",):
             legal = ", ".join(self.reads) or "nothing"
             raise UserError(f"prompt: given, but this model's conditioner reads {legal}.")
@@ -72,6 +78,14 @@ class ConditionReader:
             if isinstance(label, str) or label != int(label) or not 0 <= label < limit:
                 raise UserError(f"class {label}: legal is 0 to {limit - 1}.")
         return {"class": np.asarray(values, np.int32)}
+
+    def _tokens(self, text: str) -> np.ndarray:
+        assert self._tokenizer is not None
+        before = self._tokenizer.truncated
+        tokens = self._tokenizer(text)
+        if self._tokenizer.truncated > before:
+            self.cut.add(text)
+        return tokens
 
     def per_image(self, what: str, values: Any, count: int) -> Inputs:
         """Returns the inputs of one text or class for all images, or of one for each."""

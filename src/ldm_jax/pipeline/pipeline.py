@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -331,9 +332,14 @@ class Pipeline:
         to_inpaint = self._reader.reads == (MASKED_IMAGE,) and masked
         if to_inpaint and arguments.get("conditions") is None:
             arguments = {**arguments, "conditions": self._image_and_mask(arguments, plan)}
+        cut_before = len(self._reader.cut)
         request = make_request(
             self.config, self.task, self._reader, prompts, arguments, plan, steering=steering
         )
+        cut = len(self._reader.cut) - cut_before  # each text is spoken of once
+        if cut:
+            length = self.config.data.tokenizer.length
+            logging.warning("prompts longer than %d tokens are cut there: %d", length, cut)
         return dataclasses.replace(request, keeps=not to_inpaint)
 
     def _image_and_mask(self, arguments: Arguments, plan: Plan) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from ldm_jax.core.config import build, call, fields_of
 from ldm_jax.core.plugins import find_plugin
 from ldm_jax.core.precision import as_dtype
 from ldm_jax.data import DERIVED, SOURCES, TOKENIZERS
+from ldm_jax.data.buckets import check_buckets
 from ldm_jax.data.derived import Derived
 from ldm_jax.data.pipeline import Stream, load_examples, make_stream
 from ldm_jax.data.split import split
@@ -166,6 +167,22 @@ def check_image_size(task: Task, *sizes: int) -> None:
             )
 
 
+def check_bucket_sizes(config: ConfigDict, task: Task) -> None:
+    """Raises UserError unless the task trains on images of the sizes of `config.data.buckets`."""
+    data = config.data
+    if data.get("buckets") is None:
+        return
+    if isinstance(task, LatentClassifierTask):
+        raise UserError(
+            "config.data.buckets: a latent_classifier reads latents of one size. Legal: no buckets."
+        )
+    sides = sorted({side for shape in check_buckets(data.buckets) for side in shape})
+    check_image_size(task, *sides)
+    for make in build_derived(config).values():
+        for side in sides:
+            make.shape(side)  # raises where it cannot
+
+
 def build_tokenizer(config: ConfigDict) -> Any:
     """Returns the tokenizer of `config.data.tokenizer`, or None if the data have none."""
     settings = config.data.get("tokenizer")
@@ -271,11 +288,17 @@ def transform_settings(data: ConfigDict) -> dict[str, Any]:
 def build_stream(
     config: ConfigDict, source: Any, task: Task, tokenizer: Any, *, whole: bool = False
 ) -> Stream:
-    """Returns this process's rows of the training batches, or with `whole` all rows."""
+    """Returns this process's rows of the training batches.
+
+    With `whole` all rows, and squares in place of buckets: latents are measured on one size.
+    """
+    settings = transform_settings(config.data)
+    if whole:
+        settings.pop("buckets", None)
     return call(
         "config.data",
         make_stream,
-        transform_settings(config.data),
+        settings,
         source=source,
         batch_size=config.train.batch_size,
         seed=config.seed,
@@ -324,7 +347,10 @@ def condition_inputs(task: Task) -> tuple[str, ...]:
 
 
 def batch_spec(config: ConfigDict, task: Task, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes and dtypes of a batch, without touching any data."""
+    """Returns the shapes and dtypes of a batch, without touching any data.
+
+    Batches of `config.data.buckets` have their own height and width instead of `image_size`.
+    """
     data = config.data
     size, channels = data.image_size, data.get("channels", 3)
     example = {"image": jax.ShapeDtypeStruct((size, size, channels), jnp.uint8)}
@@ -343,7 +369,8 @@ def check_inputs(config: ConfigDict, task: Task) -> None:
     cached = bool(config.data.get("latent_cache"))
     known = ["class", *(["tokens"] if config.data.get("tokenizer") else [])]
     derived = list(config.data.get("derive") or {})
-    known = known if cached else ["image", *known, "segmentation", *derived]
+    if not cached:
+        known = list(dict.fromkeys(["image", *known, "segmentation", "mask", *derived]))
     for name in condition_inputs(task):
         if name not in known:
             raise UserError(

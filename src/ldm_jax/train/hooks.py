@@ -9,8 +9,11 @@ from typing import Any, cast
 
 import jax
 import numpy as np
+from absl import logging
 from PIL import Image
 from tqdm import tqdm
+
+from ldm_jax.data.tokenizers import Tokenizer
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATION_FILE = "evaluation.jsonl"
@@ -107,6 +110,29 @@ class RunLog:
         if self._writer is not None and self._bar is not None:
             self._writer.close()
             self._bar.close()
+
+
+class CutCaptions:
+    """Says once that captions are longer than the model reads, and in the end how often."""
+
+    def __init__(self, tokenizer: Tokenizer | None):
+        self._tokenizer, self._said = tokenizer, 0
+
+    def look(self) -> None:
+        """Warns if captions were cut, and if it has not been said yet."""
+        if self._tokenizer is not None and self._tokenizer.truncated and not self._said:
+            self._said = self._tokenizer.truncated
+            logging.warning(
+                "captions longer than %d tokens are cut there: %d so far, repeats and those read "
+                "ahead included",
+                self._tokenizer.length,
+                self._said,
+            )
+
+    def close(self) -> None:
+        """Logs the final count, where more were cut since."""
+        if self._tokenizer is not None and self._tokenizer.truncated > self._said:
+            logging.info("captions were cut %d times in all", self._tokenizer.truncated)
 
 
 def _summary_writer() -> Any:

@@ -47,7 +47,7 @@ from ldm_jax.train.frozen import (
     restore_run_frozen,
 )
 from ldm_jax.train.grids import Grid, make_grid
-from ldm_jax.train.hooks import RunLog
+from ldm_jax.train.hooks import CutCaptions, RunLog
 from ldm_jax.train.load import load_component, open_start
 from ldm_jax.train.lock import workdir_lock
 from ldm_jax.train.metrics import MetricWindow
@@ -58,10 +58,11 @@ from ldm_jax.train.step import compile_train_step, init_state, make_train_step
 
 
 class Watch(NamedTuple):
-    """What looks at a run from time to time, and always at the last step; each may be None."""
+    """What looks at a run from time to time, and always at the last step; most may be None."""
 
     evaluation: Evaluation | None
     grid: Grid | None
+    captions: CutCaptions
 
     def score(self, config: ConfigDict, step: int, state: TrainState, log: RunLog) -> None:
         """Evaluates where it is due."""
@@ -134,13 +135,10 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         watch = Watch(
             make_evaluation(config, task, held_out, mesh, abstract, frozen),
             make_grid(config, task, shown, tokenizer, mesh),
+            CutCaptions(tokenizer),
         )
         state = _run(
             config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, watch
-        )
-    if tokenizer is not None and tokenizer.truncated:
-        logging.warning(
-            "a caption was cut to %d tokens %d times", tokenizer.length, tokenizer.truncated
         )
     quarantine = getattr(source, "quarantine", {})
     if quarantine:
@@ -233,7 +231,7 @@ def _run(
     start = int(state.step)
     log = RunLog(workdir, settings.steps, start, settings.batch_size)
     window, since = MetricWindow(), (time.monotonic(), start)
-    with StopRequest() as stop, closing(checkpoints), closing(log):
+    with StopRequest() as stop, closing(checkpoints), closing(log), closing(watch.captions):
         if start:
             watch.score(config, start, state, log)  # a kill may have come between saving and it
         for step in range(start + 1, settings.steps + 1):
@@ -250,6 +248,7 @@ def _run(
                 now = time.monotonic()
                 log.scalars(step, values, (step - since[1]) / (now - since[0]))
                 since = (now, step)
+                watch.captions.look()
             if due:
                 checkpoints.save(step, state, stream.get_state())
             if stopping:

@@ -13,6 +13,7 @@ from ldm_jax.core.config import check_fields
 from ldm_jax.core.defaults import base_config
 from ldm_jax.core.plugins import find_plugin
 from ldm_jax.data import SOURCES, TOKENIZERS
+from ldm_jax.data.mirrored_captions import check_flip_captions
 from ldm_jax.data.pipeline import make_stream
 from ldm_jax.interop.inception_weights import load_inception
 from ldm_jax.interop.lpips_weights import load_lpips
@@ -70,6 +71,7 @@ def check_config(config: ConfigDict) -> Any:
         _check_first_stage(config.task.get("first_stage", {}))
     task = assemble.build_task(config)
     assemble.batch_spec(config, task, config.train.batch_size)
+    assemble.check_bucket_sizes(config, task)
     assemble.build_optimizers(config, task)
     _check_ranges(config)
     if isinstance(task, LatentDiffusionTask):
@@ -267,6 +269,7 @@ def _check_data(data: ConfigDict) -> None:
         raise UserError("config.data.num_epochs: a run ends at train.steps. Legal: not given.")
     _check_holdout(data.get("holdout"))
     check_fields("config.data", make_stream, assemble.transform_settings(data))
+    check_flip_captions(data.get("flip_captions") or "refuse")
     cache = data.get("latent_cache")
     if not isinstance(cache, str | None):
         raise UserError(f"config.data.latent_cache={cache!r}: expected a folder of encode.")
@@ -293,6 +296,11 @@ def _check_crop(data: ConfigDict) -> None:
         raise UserError(
             "config.data.random_crop=True: a latent cache holds one crop of each image. Legal: "
             "False, or training on images."
+        )
+    if data.get("buckets") is not None:
+        raise UserError(
+            "config.data.buckets: a latent cache holds one size of all images. Legal: no buckets, "
+            "or training on images."
         )
 
 

@@ -49,6 +49,35 @@ def test_mirrored_images_have_mirrored_boxes():
     np.testing.assert_array_equal(found[:3], [3, corner(0.6, 0.2, 32), corner(0.9, 0.9, 32)])
 
 
+@pytest.mark.parametrize("size", [30, (30, 45), (30, 12)])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_last_tokens_are_the_crop_of_the_image_as_it_is_mirrored(size, seed):
+    """With 61 sections every pixel corner of a 30 x 60 image is a token of its own."""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (30, 60, 3), np.uint8)
+    boxes = np.array([[10 / 60, 0.1, 50 / 60, 0.9, 5]], np.float32)
+    flips = set()
+    for flip_probability in (0.0, 1.0):
+        made = transform_example(
+            {"image": image, "boxes": boxes},
+            np.random.default_rng(seed),
+            image_size=size,
+            random_crop=True,
+            flip_probability=flip_probability,
+            derive={"layout": LayoutTokens(1, vocab_size=61**2)},
+        )
+        (top, left), (bottom, right) = (divmod(int(t), 61) for t in made["layout"][-2:])
+        whole = image[:, ::-1] if flip_probability else image
+        shown = whole[top // 2 : bottom // 2, left:right]
+        np.testing.assert_array_equal(shown, made["image"])
+        # What is seen of the box, in the same whole image; it is symmetric about the middle.
+        (y0, x0), (y1, x1) = (divmod(int(t), 61) for t in made["layout"][1:3])
+        assert (x0, x1) == (max(10, left), min(50, right))
+        assert (y0, y1) == (6, 54)
+        flips.add(left)
+    assert flips == {left, 60 - right}
+
+
 def test_too_many_objects_are_a_random_choice():
     boxes = [[0.1 * k, 0.1, 0.1 * k + 0.1, 0.3, k] for k in range(8)]
     layout = LayoutTokens(num_objects=3)

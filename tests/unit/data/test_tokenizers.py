@@ -87,3 +87,88 @@ def test_hugging_face_errors(tmp_path):
     (tmp_path / "other.bin").write_text("")
     with pytest.raises(UserError, match=r"holds no tokenizer .* found: other.bin"):
         HuggingFaceTokenizer(str(tmp_path))
+
+
+ODD_TEXTS = {
+    "lone surrogates": "cat \ud800 \udfff cat",
+    "right to left": "\u05e9\u05dc\u05d5\u05dd cat \u202e\u0645\u0631\u062d\u0628\u0627",
+    "joined emoji": "\U0001f469\u200d\U0001f680 cat \U0001f44b\U0001f3fd",
+    "nul": "a\x00red\x00 cat",
+    "many marks": "re\u0301d ca" + "\u0300\u0323" * 50 + "t",
+    "noncharacters": "\uffff\ufdd0 cat \U0010ffff",
+    "controls": "a\x07red\x1b[31m\tcat\u2028",
+}
+
+
+@pytest.fixture(scope="module")
+def byte_folder(tmp_path_factory):
+    """A byte-level tokenizer, as GPT-2's: white space has tokens."""
+    import tokenizers
+
+    folder = tmp_path_factory.mktemp("bytes")
+    letters = [*sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), "<end>"]
+    model = tokenizers.models.BPE({letter: k for k, letter in enumerate(letters)}, [])
+    core = tokenizers.Tokenizer(model)
+    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<end>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(params=["words", "bert", "bytes"])
+def any_tokenizer(request, bert_folder, byte_folder):
+    if request.param == "words":
+        return WordTokenizer(("a", "red", "cat", "r\u00e9d"), 9)
+    return HuggingFaceTokenizer(str({"bert": bert_folder, "bytes": byte_folder}[request.param]), 9)
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=list(ODD_TEXTS))
+def test_any_text_has_tokens(any_tokenizer, text):
+    tokens = any_tokenizer(text)
+    assert (tokens.shape, tokens.dtype) == ((9,), np.int32)
+    assert tokens.min() >= 0
+    assert tokens.max() < any_tokenizer.vocab_size
+    assert tokens.tolist() != any_tokenizer.empty.tolist()
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t ", "\u3000\u00a0"])
+def test_white_space_is_the_empty_caption(any_tokenizer, text):
+    np.testing.assert_array_equal(any_tokenizer(text), any_tokenizer.empty)
+    assert any_tokenizer.truncated == 0
+
+
+def test_a_megabyte_is_cut_and_counted_once(any_tokenizer):
+    tokens = any_tokenizer("a cat " * (2**20 // 6))
+    np.testing.assert_array_equal(tokens, any_tokenizer("a cat " * 9))
+    assert any_tokenizer.truncated == 2
+
+
+def test_halves_of_a_pair_are_replaced_and_pairs_are_joined(byte_folder):
+    tokenizer = HuggingFaceTokenizer(str(byte_folder), 20)
+    pairs = {"\ud83d\ude00": "\U0001f600", "a\udc80b": "a\ufffdb"}
+    for text, same in pairs.items():
+        np.testing.assert_array_equal(tokenizer(text), tokenizer(same))
+
+
+def test_hugging_face_text_is_not_normalised_by_us(byte_folder):
+    tokenizer = HuggingFaceTokenizer(str(byte_folder), 20)
+    assert tokenizer("\u00e9").tolist() != tokenizer("e\u0301").tolist()
+    # Three bytes of the decomposed form, e and U+0301, then padding.
+    assert (tokenizer("e\u0301") != tokenizer.empty).sum() == 3
+
+
+def test_words_have_their_marks_and_accents_may_be_composed():
+    words = ("\u00f6tzi", "\u0928\u092e\u0938\u094d\u0924\u0947", "e\u0301t\u00e9")
+    tokenizer = WordTokenizer(words, 2)
+    assert tokenizer("O\u0308TZI").tolist() == tokenizer("\u00d6tzi").tolist() == [2, 0]
+    assert tokenizer(words[1]).tolist() == [3, 0]  # one word, though it has vowel signs
+    assert tokenizer("\u00c9TE\u0301").tolist() == [4, 0]
+
+
+def test_a_saved_word_tokenizer_reads_odd_texts_alike(tmp_path):
+    tokenizer = WordTokenizer(("a", "red", "cat", "r\u00e9d", "\u0928\u092e\u0938\u094d"), 9)
+    tokenizer.save(tmp_path)
+    saved = HuggingFaceTokenizer(str(tmp_path), 9)
+    for text in (*ODD_TEXTS.values(), "", " ", "O'Neil's \u0928\u092e\u0938\u094d\u2460"):
+        np.testing.assert_array_equal(saved(text), tokenizer(text))

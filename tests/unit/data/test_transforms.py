@@ -114,7 +114,7 @@ def test_centre_crop_without_resizing_is_exact():
 
 def test_reduction_does_not_alias():
     checkerboard = (np.indices((128, 128)).sum(0) % 2 * 255).astype(np.uint8)[:, :, None]
-    small = crop_resize(checkerboard, Crop(0, 0, 128), 16)
+    small = crop_resize(checkerboard, Crop(0, 0, 128, 128), 16)
     # Inside, the stripes average out; subsampling would give 0 or 255.
     assert np.abs(small[2:-2, 2:-2].astype(int) - 128).max() <= 2
 
@@ -133,6 +133,7 @@ def test_boxes_and_segmentation_follow_the_image():
     example = {
         "image": image,
         "segmentation": (image[:, :, 0] > 0).astype(np.uint8),
+        "mask": (image[:, :, 0] > 0).astype(np.uint8),
         "boxes": np.array([[0.5, 0.2, 0.7, 0.6, 7], [0.0, 0.0, 0.2, 1.0, 1], [-1] * 5], np.float32),
     }
     rng = np.random.default_rng(0)
@@ -140,13 +141,38 @@ def test_boxes_and_segmentation_follow_the_image():
     # Columns 5 .. 15 remain, so the object spans 5 .. 9 of 10, mirrored 1 .. 5.
     np.testing.assert_allclose(changed["boxes"][0], [0.1, 0.2, 0.5, 0.6, 7], atol=1e-6)
     np.testing.assert_array_equal(changed["boxes"][1:], -1)
-    np.testing.assert_array_equal(changed["segmentation"] * 255, changed["image"][:, :, 0])
+    for name in ("segmentation", "mask"):
+        np.testing.assert_array_equal(changed[name] * 255, changed["image"][:, :, 0])
+        assert changed[name].dtype == np.uint8
     assert changed["image"][2:6, 1:5].min() == 255
     assert changed["image"].astype(int).sum() == 4 * 4 * 3 * 255
+
+
+def test_masks_are_resized_without_shades():
+    mask = (np.indices((9, 9)).sum(0) % 2).astype(np.uint8)
+    example = {"image": np.zeros((9, 9, 3), np.uint8), "mask": mask}
+    changed = transform_example(example, np.random.default_rng(0), image_size=(4, 4))
+    assert changed["mask"].shape == (4, 4)
+    assert set(np.unique(changed["mask"])) <= {0, 1}
+
+
+@pytest.mark.parametrize("shape", [(7, 300), (300, 7), (1, 1), (33, 32), (2, 3)])
+@pytest.mark.parametrize("size", [(8, 16), (16, 8), (32, 4)])
+def test_any_shape_covers_a_rectangle(shape, size):
+    crop = choose_crop(*shape, np.random.default_rng(1), True, 0.5, size)
+    # As much of the image as has the shape: one side whole, the other within half a pixel.
+    scale = min(shape[0] / size[0], shape[1] / size[1])
+    assert abs(crop.height - max(1, scale * size[0])) <= 0.5
+    assert abs(crop.width - max(1, scale * size[1])) <= 0.5
+    assert crop.height == shape[0] or crop.width == shape[1]
+    assert 0 <= crop.left <= shape[1] - crop.width
+    assert 0 <= crop.top <= shape[0] - crop.height
+    image = np.full((*shape, 3), 9, np.uint8)
+    np.testing.assert_array_equal(crop_resize(image, crop, size), np.full((*size, 3), 9))
 
 
 def test_partly_visible_boxes_are_clipped():
     boxes = np.array([[0.0, 0.0, 0.5, 1.0, 2]], np.float32)
     np.testing.assert_allclose(
-        crop_boxes(boxes, Crop(5, 0, 10), 10, 20)[0], [0, 0, 0.5, 1, 2], atol=1e-6
+        crop_boxes(boxes, Crop(5, 0, 10, 10), 10, 20)[0], [0, 0, 0.5, 1, 2], atol=1e-6
     )

@@ -1,0 +1,97 @@
+"""Batches by number: the rows that one process holds of each global batch."""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ldm_jax.data.buckets import BucketOrder
+from ldm_jax.data.source import Source
+
+_TRANSFORMS = 2  # beside the two purposes of random numbers in `buckets`
+
+Prepare = Callable[[dict[str, Any], np.random.Generator, tuple[int, int]], dict[str, Any]]
+
+
+class Numbered:
+    """A source whose examples know their number, `index`."""
+
+    def __init__(self, source: Source):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {**self._source[index], "index": index}
+
+    def __repr__(self) -> str:
+        return repr(self._source)
+
+
+class LocalBatches:
+    """Random access to one process's rows, a contiguous block of each global batch."""
+
+    def __init__(self, examples: Any, batch_size: int, process_index: int, process_count: int):
+        self.batch_size = batch_size
+        self.rows = batch_size // process_count
+        self._examples = examples
+        self._offset = process_index * self.rows
+
+    def __len__(self) -> int:
+        # `repeat()` has length maxsize; the last, incomplete global batch is dropped.
+        return len(self._examples) // self.batch_size
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        start = index * self.batch_size + self._offset
+        return stack([self._examples[start + row] for row in range(self.rows)])
+
+    def __repr__(self) -> str:
+        return f"LocalBatches({self.batch_size}, {self._offset}, {self.rows})"
+
+
+class BucketBatches:
+    """As `LocalBatches`, of a batch whose examples share a bucket."""
+
+    def __init__(
+        self,
+        examples: Numbered,
+        order: BucketOrder,
+        buckets: Sequence[tuple[int, int]],
+        prepare: Prepare,
+        seed: int,
+        rows: tuple[int, int, int],
+        num_epochs: int | None,
+    ):
+        self.batch_size, self._offset, self.rows = rows
+        self._examples, self._order, self._buckets = examples, order, buckets
+        self._prepare, self._seed, self._num_epochs = prepare, seed, num_epochs
+
+    def __len__(self) -> int:
+        if self._num_epochs is None:
+            return sys.maxsize // self.batch_size
+        return self._order.batches_until(self._num_epochs)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        bucket, draws = self._order(index)
+        size = self._buckets[bucket]
+        mine = draws[self._offset : self._offset + self.rows]
+        return stack(
+            [self._prepare(self._examples[k], self._rng(k, epoch), size) for k, epoch in mine]
+        )
+
+    def _rng(self, index: int, epoch: int) -> np.random.Generator:
+        return np.random.default_rng((self._seed, _TRANSFORMS, epoch, index))
+
+    def __repr__(self) -> str:
+        return f"BucketBatches({self.batch_size}, {self._offset}, {self.rows})"
+
+
+def stack(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Returns one array per entry, a row for each example; numbers of classes as int32."""
+    batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
+    for key in ("class", "segmentation"):
+        if key in batch:
+            batch[key] = batch[key].astype(np.int32)
+    return batch
