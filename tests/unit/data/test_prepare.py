@@ -264,7 +264,7 @@ def test_records_execute_nothing_and_damage_is_seen():
 def test_a_record_that_is_damaged_later_is_quarantined(folder, tmp_path):
     out = tmp_path / "out"
     prepare(open_folder(folder), out, examples_per_shard=2)
-    name, numbers = read_dataset(out).shard(1)
+    name, _ = read_dataset(out).shard(1)
     good = open_folder(folder)
     files = {"image": good.image_bytes(3)}
     write_shard(out / name, [b"rubbish", pack(good[3], files)])
