@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -110,6 +111,14 @@ def test_check_finds_what_is_broken(capfd, folder):
     assert run(capfd, "check", folder, allowed)[0] == 0
 
 
+def test_check_of_a_file_whose_name_is_no_text(capfd, tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")).write_bytes(b"no image")
+    status, out, _ = run(capfd, "check", tmp_path, "--config.data.source.max_bad_fraction=0.5")
+    assert status == 0
+    assert "\n  \\udcff.png: UnidentifiedImageError: cannot identify image file\n" in out
+
+
 def test_check_for_programs(capfd, folder, tmp_path):
     (folder / "03.png").unlink()
     status, out, _ = run(capfd, "check", folder, "--json")
@@ -156,6 +165,8 @@ def test_check_refuses_what_a_run_would_refuse(capfd, folder):
     status, out, _ = run(capfd, "check", folder, *config, columns, "--config.data.holdout=12")
     assert status == 2
     assert "config.data.holdout=12, of 12 examples. Legal: 0 to 11." in out
+    facts = run(capfd, "check", folder, *config, columns, "--config.data.holdout=4", "--json")[1]
+    assert json.loads(facts)["steps_per_epoch"] == 8 / json.loads(facts)["batch_size"]
 
 
 def test_prepare_goes_on_and_trains_alike(capfd, folder, tmp_path):
