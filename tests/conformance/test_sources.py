@@ -2,20 +2,27 @@
 
 import concurrent.futures
 import inspect
+import io
 import json
 import os
 import pathlib
+import tarfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ldm_jax.core.config import build
 from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.pipeline import make_stream
+from ldm_jax.data.prepare import prepare
+from ldm_jax.data.shapes import Shapes
 from ldm_jax.data.source import Source
 
 ROOT = pathlib.Path(__file__).parents[2]
 DATA = pathlib.Path(os.environ.get("LDM_JAX_TEST_DATA", ROOT.parent / "shared" / "data"))
+
+SHAPES = Shapes(image_size=16, num_examples=40)
 
 # A new source needs a line here only if it cannot be built from its defaults.
 ARGUMENTS = {
@@ -25,8 +32,35 @@ ARGUMENTS = {
 }
 
 
+def write_tar(folder):
+    """Writes shapes as members of a tar file, and returns arguments of `WebDataset`."""
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        for k, example in enumerate(map(SHAPES.__getitem__, range(len(SHAPES)))):
+            image = io.BytesIO()
+            Image.fromarray(example["image"]).save(image, "PNG")
+            members = {"png": image.getvalue(), "txt": example["text"].encode()}
+            for ending, content in members.items():
+                info = tarfile.TarInfo(f"{k:04d}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return {"path": str(folder)}
+
+
+def write_records(folder):
+    """Prepares shapes, and returns arguments of `Records`."""
+    prepare(SHAPES, folder, examples_per_shard=16)
+    return {"path": str(folder)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def written(tmp_path_factory):
+    """What can be written here is written here."""
+    for name, write in (("webdataset", write_tar), ("records", write_records)):
+        ARGUMENTS[name] = write(tmp_path_factory.mktemp(name))
+
+
 @pytest.fixture(scope="module", params=SOURCES)
-def name(request):
+def name(request, written):
     path = ARGUMENTS.get(request.param, {}).get("path")
     if path is not None and not pathlib.Path(path).is_dir():
         pytest.skip(f"needs {path}; set LDM_JAX_TEST_DATA to a folder with tfds/ and emoji/")
@@ -52,8 +86,10 @@ def test_examples_are_as_promised(source):
         assert isinstance(example.get("text", ""), str)
         if "class" in example and source.class_names is not None:
             assert 0 <= example["class"] < len(source.class_names)
-        if "segmentation" in example:
-            assert example["segmentation"].shape == image.shape[:2]
+        for key in ("segmentation", "mask"):
+            if key in example:
+                assert example[key].shape == image.shape[:2]
+                assert example[key].dtype == np.uint8
 
 
 def test_a_source_is_deterministic_and_safe_under_threads(source, name):

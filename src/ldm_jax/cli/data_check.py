@@ -36,7 +36,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         if arguments.json:
             print(json.dumps({"usable": False, "problems": [str(error)]}))
         raise
-    print(json.dumps(facts) if arguments.json else "\n".join(_lines(facts)))
+    text = json.dumps(facts) if arguments.json else "\n".join(_lines(facts))
+    print(text.encode(errors="backslashreplace").decode())  # file names may be any bytes
     if facts["problems"]:
         first, *others = facts["problems"]
         raise UserError(f"{first}{f' And {len(others)} more, above.' if others else ''}")
@@ -68,6 +69,9 @@ def _facts(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any
             progress=progress,
             **sizes,
         )
+    held_out = config.data.get("holdout") or 0
+    if held_out and sizes["batch_size"]:
+        facts["steps_per_epoch"] = max(len(source) - held_out, 0) / sizes["batch_size"]
     problems = _problems(facts, source, allowed)
     if arguments.config is not None and not problems:
         from ldm_jax.train.data_refusal import refusal

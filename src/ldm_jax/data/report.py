@@ -29,7 +29,7 @@ class _Facts(NamedTuple):
     text: str | None
     label: int | None
     mask: float | None
-    pixels_by_class: np.ndarray | None
+    area_by_class: dict[int, float] | None
     box_classes: tuple[int, ...] | None
 
 
@@ -82,7 +82,7 @@ def look_through(
         "classes": _classes([x.label for x in found if x.label is not None], source.class_names),
         "mask_coverage": _coverage([facts.mask for facts in found if facts.mask is not None]),
         "segmentation": _segmentation(
-            [x.pixels_by_class for x in found if x.pixels_by_class is not None]
+            [x.area_by_class for x in found if x.area_by_class is not None]
         ),
         "boxes": _boxes([x.box_classes for x in found if x.box_classes is not None]),
         "duplicates": _duplicates(found),
@@ -110,11 +110,15 @@ def _look(source: Source, index: int, tokenizer: Tokenizer | None) -> _Facts | N
         text=text,
         label=example.get("class"),
         mask=None if mask is None else float(mask.mean()),
-        pixels_by_class=None
-        if segmentation is None
-        else np.bincount(segmentation.reshape(-1), minlength=256),
+        area_by_class=None if segmentation is None else _areas(segmentation),
         box_classes=None if boxes is None else tuple(used),
     )
+
+
+def _areas(segmentation: np.ndarray) -> dict[int, float]:
+    """Returns the part of the pixels of each class that there is."""
+    classes, counts = np.unique(segmentation, return_counts=True)
+    return dict(zip(classes.tolist(), (counts / segmentation.size).tolist(), strict=True))
 
 
 def _range(values: Sequence[float]) -> dict[str, float] | None:
@@ -156,16 +160,13 @@ def _coverage(fractions: list[float]) -> dict[str, Any] | None:
     return {**(_range(fractions) or {}), "empty": empty, "full": full}
 
 
-def _segmentation(counts: list[np.ndarray]) -> list[dict[str, Any]] | None:
-    if not counts:
+def _segmentation(maps: list[dict[int, float]]) -> list[dict[str, Any]] | None:
+    """Returns class, number of images, and the mean part of an image of any size."""
+    if not maps:
         return None
-    images = np.sum([count > 0 for count in counts], axis=0)
-    # Each image counts the same, whatever its size.
-    parts = np.mean([count / count.sum() for count in counts], axis=0)
-    return [
-        {"class": int(k), "images": int(images[k]), "area": round(float(parts[k]), 4)}
-        for k in np.flatnonzero(images)
-    ]
+    images = _count(k for areas in maps for k in areas)
+    parts = {k: sum(areas.get(k, 0.0) for areas in maps) / len(maps) for k in images}
+    return [{"class": k, "images": images[k], "area": round(parts[k], 4)} for k in images]
 
 
 def _boxes(classes: list[tuple[int, ...]]) -> dict[str, Any] | None:

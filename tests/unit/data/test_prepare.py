@@ -118,6 +118,18 @@ def test_images_are_resized_and_maps_with_them(folder, tmp_path):
     np.testing.assert_array_equal(example["boxes"], open_folder(folder)[1]["boxes"])
 
 
+def test_a_shard_without_any_record(folder, tmp_path):
+    (folder / "4.jpg").write_bytes(b"no image")
+    out = tmp_path / "out"
+    for _ in range(2):
+        done = prepare(open_folder(folder, max_bad_fraction=1.0), out, examples_per_shard=1)
+        assert (done.examples, done.left_out) == (9, 1)
+    assert done.shards_before == 10
+    records = Records(str(out))
+    assert [records[k]["text"] for k in (3, 4)] == ["ä 3\n", "ä 5\n"]
+    assert records.name(4) == f"{out}/examples-00005-of-00010.array_record:0"
+
+
 def contents(out):
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
