@@ -51,7 +51,7 @@ def main() -> None:
         # A batch split over two CPU devices keeps two cores busier than one device does.
         jax.config.update("jax_num_cpu_devices", 2)
     rows = read_rows(Path(arguments.data))
-    seen, tones, colours = hold_out(rows, GRID)
+    seen, tones, colours = hold_out(rows, Path(arguments.data), GRID)
     folder = workdir / "data"
     write_folder(folder, Path(arguments.data), seen)
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ldm_jax.data.transforms import decode
+
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
 _TONE = re.compile(r"(?P<subject>.+?),? (?P<tone>medium-light|medium-dark|light|medium|dark) skin")
@@ -46,12 +48,15 @@ def tone_of(text: str) -> int:
     return -1 if match is None else 1 + TONES.index(match["tone"])
 
 
-def hold_out(rows: list[Row], count: int, seed: int = 0) -> tuple[list[Row], list[Row], list[Row]]:
+def hold_out(
+    rows: list[Row], folder: Path, count: int, seed: int = 0
+) -> tuple[list[Row], list[Row], list[Row]]:
     """Returns what is trained on, `count` unseen pairs of subject and tone, unseen colours.
 
     Of every chosen subject one tone is held out and four are trained on; of everything that comes
     in four colours or more, one colour. So each word of an unseen caption is known, and its
-    combination is new.
+    combination is new. Subjects that look the same in several tones, such as the snowboarder,
+    are left in training.
     """
     rng = np.random.default_rng(seed)
     subjects: dict[str, list[Row]] = {}
@@ -63,7 +68,7 @@ def hold_out(rows: list[Row], count: int, seed: int = 0) -> tuple[list[Row], lis
             subjects.setdefault(match["subject"], []).append(row)
         elif row.tone == 0 and len(_COLOUR.findall(row.text)) == 1:
             things.setdefault(_COLOUR.sub("*", row.text), []).append(row)
-    whole = [group for group in subjects.values() if len(group) == len(TONES)]
+    whole = [group for group in subjects.values() if _distinct(group, folder) == len(TONES)]
     chosen = rng.permutation(len(whole))[:count]
     tones = [
         sorted(whole[k], key=lambda row: row.tone)[i % len(TONES)] for i, k in enumerate(chosen)
@@ -72,6 +77,11 @@ def hold_out(rows: list[Row], count: int, seed: int = 0) -> tuple[list[Row], lis
     colours = [group[int(rng.integers(len(group)))] for group in many]
     unseen = {row.file for row in (*tones, *colours)}
     return [row for row in rows if row.file not in unseen], tones, colours
+
+
+def _distinct(rows: list[Row], folder: Path) -> int:
+    """Returns how many of these look different."""
+    return len({decode(str(folder / row.file)).tobytes() for row in rows})
 
 
 def write_folder(folder: Path, images: Path, rows: list[Row]) -> None:
