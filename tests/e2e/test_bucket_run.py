@@ -58,6 +58,7 @@ def settings(name, first_stage=None, *overrides):
     config.train.checkpoint_every = 2
     if first_stage is not None:
         config.task.first_stage.workdir = str(first_stage)
+        config.sample.grid_images = 0
     apply_overrides(config, overrides)
     return config
 
@@ -80,9 +81,9 @@ def test_a_run_on_two_buckets_resumes_to_the_same_bits(pictures, runs, tmp_path,
         assert len(losses) == 4
         assert np.all(np.isfinite(losses))
     assert Checkpoints(tmp_path / "whole").latest_step() == 4
-    # Grids are of squares of image_size.
-    grid = np.asarray(Image.open(next((tmp_path / "whole").glob("*/00000004.png"))))
-    assert (grid.shape[0] - 2) % 18 == 0
+    if name == "autoencoder":  # grids are of squares of image_size
+        grid = np.asarray(Image.open(next((tmp_path / "whole").glob("*/00000004.png"))))
+        assert (grid.shape[0] - 2) % 18 == 0
     # Both sizes were trained on: 10 examples each, batches of 8, so 1 + 1 of the first epoch.
     state = json.loads(
         next((tmp_path / "whole" / "checkpoints" / "4" / "data").glob("*")).read_text()
