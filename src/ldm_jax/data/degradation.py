@@ -62,7 +62,8 @@ def bsr_light(image: np.ndarray, edge: int, factor: int, rng: np.random.Generato
     small = edge, edge * width // height
 
     def size(rows: int) -> tuple[int, int]:
-        return max(rows, 1), max(rows * width // height, 1)
+        rows = max(rows, 1)
+        return rows, max(rows * width // height, 1)
 
     if rng.random() < 0.25:
         image = _resized(image, size(max(height // 2, edge)), _FILTERS[rng.integers(3)])

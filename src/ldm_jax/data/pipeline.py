@@ -250,16 +250,18 @@ def _bucket_order(
 
 
 def _wanted(keys: Sequence[str], derive: Mapping[str, Derived] | None) -> list[str]:
-    """Returns `keys`, and what derived entries read."""
-    return [*keys, *(name for make in (derive or {}).values() for name in make.reads)]
+    """Returns what must be there before anything is derived: `keys`, and what that reads."""
+    made = derive or {}
+    names = [*keys, *(name for make in made.values() for name in make.reads)]
+    return [name for name in names if name not in made]
 
 
 def _select(
     example: dict[str, Any], keys: Sequence[str], derive: Mapping[str, Derived] | None
 ) -> dict[str, Any]:
-    """Returns what is asked of the source: `keys`, and what derived entries read."""
+    """Returns what is asked of the source: tokens are made of its text."""
     wanted = ["text" if key == "tokens" else key for key in _wanted(keys, derive)]
-    return {key: example[key] for key in wanted if key not in (derive or {})}
+    return {key: example[key] for key in wanted}
 
 
 def _check_sizes(

@@ -143,7 +143,7 @@ def crop_resize(
 
 def as_shape(size: int | tuple[int, int]) -> tuple[int, int]:
     """Returns (height, width) from these, or from the side of a square."""
-    return (size, size) if isinstance(size, int) else size
+    return size if isinstance(size, tuple) else (size, size)
 
 
 def crop_boxes(boxes: np.ndarray, crop: Crop, height: int, width: int) -> np.ndarray:

@@ -19,6 +19,15 @@ def test_drop_replaces_masked_rows_of_every_route():
         assert np.unique(rows, axis=1)[:, 0].tolist() == [7.0, 1.0, 7.0]
 
 
+def test_drop_takes_a_null_map_of_another_size():
+    given = Conditioning(concat=jnp.ones((3, 2, 6, 2)))
+    null = Conditioning(concat=jnp.broadcast_to(jnp.array([4.0, 5.0]), (1, 3, 3, 2)))
+    dropped = np.asarray(jax.jit(drop)(given, null, MASK).concat)
+    np.testing.assert_array_equal(dropped[1], np.ones((2, 6, 2)))
+    for row in (0, 2):
+        np.testing.assert_array_equal(dropped[row], np.tile([4.0, 5.0], (2, 6, 1)))
+
+
 def test_drop_leaves_absent_routes_absent():
     given = Conditioning(embedding=jnp.ones((3, 2), jnp.bfloat16))
     dropped = drop(given, Conditioning(embedding=jnp.zeros((1, 2))), MASK)

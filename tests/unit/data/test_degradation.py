@@ -45,3 +45,13 @@ def test_errors():
         LowResolution(4, "bsr")
     with pytest.raises(UserError, match="low_res factor=3 must divide image_size=32"):
         LowResolution(3).shape(32)
+
+
+@pytest.mark.parametrize("kind", ["bicubic", "bsr_light"])
+def test_a_rectangle_keeps_its_shape(kind):
+    ramp = np.tile(np.linspace(40, 200, 192, dtype=np.uint8)[None, :, None], (64, 1, 3))
+    means = ramp[0, :, 0].reshape(48, 4).mean(1) / 127.5 - 1
+    for seed in range(8):
+        small = LowResolution(4, kind)({"image": ramp}, np.random.default_rng(seed))
+        assert small.shape == (16, 48, 3)
+        assert np.abs(small.mean((0, 2)) - means).max() < 0.2

@@ -138,8 +138,9 @@ def test_white_space_is_the_empty_caption(any_tokenizer, text):
     assert any_tokenizer.truncated == 0
 
 
-def test_a_megabyte_is_cut_and_counted_once(any_tokenizer):
-    tokens = any_tokenizer("a cat " * (2**20 // 6))
+def test_a_long_text_is_cut_and_counted_once(any_tokenizer):
+    count = 2**20 // 6 if isinstance(any_tokenizer, WordTokenizer) else 5000  # they are slow
+    tokens = any_tokenizer("a cat " * count)
     np.testing.assert_array_equal(tokens, any_tokenizer("a cat " * 9))
     assert any_tokenizer.truncated == 2
 
