@@ -101,6 +101,7 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
         schedule=schedule,
         parameterization=parameterization,
     )
+    settings.pop("conditioner_weights", None)  # where they lie is no matter of the task
     built = {
         "model": build("config.task.model", NETWORKS, settings.pop("model", {})),
         "conditioner": build(

@@ -37,6 +37,7 @@ from ldm_jax.train.fingerprint import check_first_stage, first_stage_hash
 from ldm_jax.train.load import (
     check_same_components,
     load_component,
+    load_conditioner,
     load_frozen,
     open_start,
 )
@@ -75,6 +76,9 @@ def prepare_frozen(
     config: ConfigDict, task: LatentTask, stream: Stream, mesh: Mesh
 ) -> tuple[Frozen, dict[str, Any]]:
     """Loads the first stage that a run trains against, and measures its latents.
+
+    And a conditioner that is not trained, from `config.task.conditioner_weights`. A model that the
+    run starts from, `config.train.init_from`, brings both.
 
     `config.task.first_stage.scale_factor` is a number; 'auto', per-channel mean and standard
     deviation; or 'std', one standard deviation of all elements. Both are those of posterior samples
@@ -115,13 +119,17 @@ def prepare_frozen(
     check_cached_first_stage(config, digest, task.moments_shape)
     factor = settings.get("scale_factor", "auto")
     record = {"first_stage": digest, "scale_factor": factor}
+    conditioner = None
+    if isinstance(task, LatentDiffusionTask) and task.has_frozen_conditioner:
+        conditioner = load_conditioner(config, task, mesh)
     if not isinstance(factor, str):
-        return Frozen(params, fixed_scale(model.latent_channels, float(factor))), record
+        scale = fixed_scale(model.latent_channels, float(factor))
+        return Frozen(params, scale, conditioner), record
     num_images = min(settings.get("scale_images", SCALE_IMAGES), stream.num_examples)
     statistics = _measure(task.first_stage, params, stream, num_images, config.seed, mesh)
     logging.info("latents of %s", statistics)
     scale = measured_scale(statistics, factor)
-    return Frozen(params, scale), {**record, "statistics": statistics.to_json()}
+    return Frozen(params, scale, conditioner), {**record, "statistics": statistics.to_json()}
 
 
 def _frozen_of_guided(

@@ -130,11 +130,7 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
         return
     if has_frozen(workdir):
         return  # a run keeps its own copy of the first stage
-    if not config.train.init_from and task.has_frozen_conditioner:
-        raise UserError(
-            "config.task.train_conditioner=False: a frozen conditioner needs its weights. Legal: "
-            "--config.train.init_from=MODEL, such as a diffusers folder of Stable Diffusion."
-        )
+    _check_conditioner_weights(config, task)
     _check_first_stage_weights(config, task)
 
 
@@ -160,6 +156,27 @@ def check_encode(
     _check_crop(config.data)
     _check_first_stage_weights(config, task)
     return task
+
+
+def _check_conditioner_weights(config: ConfigDict, task: LatentTask) -> None:
+    """Raises UserError unless a frozen conditioner's weights are named, and a trained one's not."""
+    source = config.task.get("conditioner_weights")
+    if source and not task.has_frozen_conditioner:
+        raise UserError(
+            f"config.task.conditioner_weights={source}: this conditioner is trained from scratch. "
+            "Legal: with config.task.train_conditioner=False."
+        )
+    if task.has_frozen_conditioner and not (source or config.train.init_from):
+        raise UserError(
+            "config.task.train_conditioner=False: a frozen conditioner needs its weights. Legal: "
+            "--config.task.conditioner_weights=FOLDER, of transformers or a model that has them, "
+            "or --config.train.init_from=MODEL, such as a diffusers folder of Stable Diffusion."
+        )
+    if source and not config.train.init_from and not Path(source).expanduser().is_dir():
+        raise UserError(
+            f"config.task.conditioner_weights={source}: no such folder. Legal: a folder of "
+            "transformers (config.json, model.safetensors), or a model with this conditioner."
+        )
 
 
 def _check_first_stage_weights(config: ConfigDict, task: LatentTask) -> None:
