@@ -106,9 +106,7 @@ class Attention(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(
-        self, x: Array, context: Array | None = None, mask: Array | None = None
-    ) -> Array:
+    def __call__(self, x: Array, context: Array | None = None, mask: Array | None = None) -> Array:
         """Attends from x [b, n, c] to context [b, m, c'], or to x itself when it is None.
 
         `mask` is that of `attend`.
