@@ -22,12 +22,14 @@ class Tokenizer(Protocol):
     Attributes:
       length: tokens per caption.
       vocab_size: ids are in [0, vocab_size).
+      pad_id: the id that fills up.
       empty: int32 [length], the ids of "", for the unconditional branch of guidance.
       truncated: how many captions so far did not fit into `length`.
     """
 
     length: int
     vocab_size: int
+    pad_id: int
     empty: np.ndarray
     truncated: int
 
@@ -64,6 +66,7 @@ class WordTokenizer:
         self.length = _check_length(length)
         self.words = words
         self.vocab_size = len(words) + 2
+        self.pad_id = self.PADDING
         self.empty = np.zeros(length, np.int32)
         self.truncated = 0
         self._lock = threading.Lock()
@@ -128,7 +131,7 @@ class HuggingFaceTokenizer:
         self.length = _check_length(length)
         self._tokenizer = _load_huggingface(source)
         self._pad_token = pad_token or self._tokenizer.pad_token
-        self._pad = self._tokenizer.convert_tokens_to_ids(self._pad_token)
+        self.pad_id = self._tokenizer.convert_tokens_to_ids(self._pad_token)
         # Its Rust core keeps truncation and padding as state and is not safe under threads.
         self._lock = threading.Lock()
         self.vocab_size = len(self._tokenizer)
@@ -142,7 +145,7 @@ class HuggingFaceTokenizer:
             if len(ids) == self.length:
                 whole = self._tokenizer(text, verbose=False)["input_ids"]
                 self.truncated += len(whole) > self.length
-        return np.asarray(ids + [self._pad] * (self.length - len(ids)), np.int32)
+        return np.asarray(ids + [self.pad_id] * (self.length - len(ids)), np.int32)
 
     def save(self, folder: pathlib.Path, *, with_padding: bool) -> None:
         """Writes the tokenizer as a Hugging Face folder.
