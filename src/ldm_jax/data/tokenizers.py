@@ -134,7 +134,8 @@ class HuggingFaceTokenizer:
         self.pad_id = self._tokenizer.convert_tokens_to_ids(self._pad_token)
         # Its Rust core keeps truncation and padding as state and is not safe under threads.
         self._lock = threading.Lock()
-        self.vocab_size = len(self._tokenizer)
+        # Ids may have gaps, so that the largest says more than their number.
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())
         self.truncated = 0
         self.empty = self("")
 
@@ -165,14 +166,19 @@ def _load_huggingface(folder: pathlib.Path):
 
     if folder.is_file():
         return clip_tokenizer(folder)
+    found = ", ".join(sorted(item.name for item in folder.iterdir())) or "nothing"
+    unreadable = UserError(
+        f"tokenizer.path: {str(folder)!r} holds no tokenizer that transformers can read; "
+        f"found: {found}. Expected tokenizer.json or vocabulary files."
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        found = ", ".join(sorted(item.name for item in folder.iterdir())) or "nothing"
-        raise UserError(
-            f"tokenizer.path: {str(folder)!r} holds no tokenizer that transformers can read; "
-            f"found: {found}. Expected tokenizer.json or vocabulary files."
-        ) from error
+        raise unreadable from error
+    # With a model's config.json alone, transformers makes a tokenizer to which all is unknown.
+    files = tokenizer.vocab_files_names.values()
+    if files and not any((folder / name).is_file() for name in files):
+        raise unreadable
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"tokenizer.path: {str(folder)!r} names no padding and no end token.")
