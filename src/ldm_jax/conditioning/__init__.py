@@ -1,6 +1,7 @@
 """Conditioners, by the name that configurations use."""
 
 from ldm_jax.conditioning.base import Conditioner, Conditioning, drop
+from ldm_jax.conditioning.bert_text import BertText
 from ldm_jax.conditioning.class_label import ClassLabel
 from ldm_jax.conditioning.clip_text import ClipText
 from ldm_jax.conditioning.identity import Identity
@@ -15,12 +16,14 @@ CONDITIONERS |= {
     "class_label": ClassLabel,
     "text_transformer": TextTransformer,
     "clip_text": ClipText,
+    "bert_text": BertText,
     "spatial_rescaler": SpatialRescaler,
     "identity": Identity,
 }
 
 __all__ = [
     "CONDITIONERS",
+    "BertText",
     "ClassLabel",
     "ClipText",
     "Conditioner",

@@ -1,11 +1,14 @@
 """Data sets that TensorFlow Datasets prepared as ArrayRecord files, read without TensorFlow."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.core.config import call
+from ldm_jax.data.class_captions import ClassCaptions
 
 _INFO = "dataset_info.json"
 _TEXT_FEATURES = ("text", "caption", "captions")
@@ -22,9 +25,17 @@ class Tfds:
         `huge/config`, `mnist:3.0.1`. The newest version is the default.
       path: the TFDS data folder, which holds `<dataset>/<version>/dataset_info.json`.
       split: `train`, `test`, or a slice such as `train[:90%]`.
+      captions: `names` and `templates` of `ClassCaptions`, which makes captions of the classes, in
+        place of those that the data set may have.
     """
 
-    def __init__(self, dataset: str, path: str, split: str = "train"):
+    def __init__(
+        self,
+        dataset: str,
+        path: str,
+        split: str = "train",
+        captions: Mapping[str, Any] | None = None,
+    ):
         self.dataset, self.path, self.split = dataset, path, split
         folder = _find_prepared(pathlib.Path(path).expanduser(), dataset)
         self._records = _open_split(folder, split)
@@ -38,9 +49,13 @@ class Tfds:
         self._has_label = "label" in features
         names = getattr(features["label"], "names", None) if self._has_label else None
         self.class_names: tuple[str, ...] | None = tuple(names) if names else None
+        self._captions = call("data.source.captions", ClassCaptions, captions) if captions else None
+        if self._captions is not None:
+            self._captions.check_classes(self.class_names)
 
     def __repr__(self) -> str:
-        return f"Tfds(dataset={self.dataset!r}, path={self.path!r}, split={self.split!r})"
+        also = ", captions of classes" if self._captions else ""
+        return f"Tfds(dataset={self.dataset!r}, path={self.path!r}, split={self.split!r}{also})"
 
     def __len__(self) -> int:
         return len(self._records)
@@ -51,7 +66,9 @@ class Tfds:
         example: dict[str, Any] = {"image": np.asarray(record["image"], np.uint8)}
         if self._has_label:
             example["class"] = int(record["label"])
-        if self._text is not None:
+        if self._captions is not None:
+            example["text"] = self._captions(example["class"], int(index))
+        elif self._text is not None:
             example["text"] = _as_text(record[self._text])
         return example
 

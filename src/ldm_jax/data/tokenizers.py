@@ -26,12 +26,14 @@ class Tokenizer(Protocol):
     Attributes:
       length: tokens per caption.
       vocab_size: ids are in [0, vocab_size).
+      pad_id: the id that fills up.
       empty: int32 [length], the ids of "", for the unconditional branch of guidance.
       truncated: how many captions so far did not fit into `length`.
     """
 
     length: int
     vocab_size: int
+    pad_id: int
     empty: np.ndarray
     truncated: int
 
@@ -74,6 +76,7 @@ class WordTokenizer:
         self.length = _check_length(length)
         self.words = words
         self.vocab_size = len(words) + 2
+        self.pad_id = self.PADDING
         self.empty = np.zeros(length, np.int32)
         self.truncated = 0
         self._lock = threading.Lock()
@@ -145,10 +148,11 @@ class HuggingFaceTokenizer:
         self.length = _check_length(length)
         self._tokenizer = _load_huggingface(source)
         self._pad_token = pad_token or self._tokenizer.pad_token
-        self._pad = self._tokenizer.convert_tokens_to_ids(self._pad_token)
+        self.pad_id = self._tokenizer.convert_tokens_to_ids(self._pad_token)
         # Its Rust core keeps truncation and padding as state and is not safe under threads.
         self._lock = threading.Lock()
-        self.vocab_size = len(self._tokenizer)
+        # Ids may have gaps, so that the largest says more than their number.
+        self.vocab_size = 1 + max(self._tokenizer.get_vocab().values())
         self.truncated = 0
         self.empty = self("")
 
@@ -159,7 +163,7 @@ class HuggingFaceTokenizer:
             ids = self._ids(text, self.length)
             if len(ids) == self.length:  # one more token is asked for: a text may have a million
                 self.truncated += len(self._ids(text, self.length + 1)) > self.length
-        return np.asarray(ids + [self._pad] * (self.length - len(ids)), np.int32)
+        return np.asarray(ids + [self.pad_id] * (self.length - len(ids)), np.int32)
 
     def fingerprint(self) -> str:
         """Returns a hash of the tokenizer's file, the padding and the length."""
@@ -168,7 +172,7 @@ class HuggingFaceTokenizer:
             parts = json.loads(core.to_str()) if core else {"vocab": self._tokenizer.get_vocab()}
         for state in ("truncation", "padding"):  # of the last call
             parts.pop(state, None)
-        text = json.dumps([self.length, self._pad, parts], sort_keys=True)
+        text = json.dumps([self.length, self.pad_id, parts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _ids(self, text: str, most: int) -> list[int]:
@@ -192,14 +196,19 @@ def _load_huggingface(folder: pathlib.Path):
 
     if folder.is_file():
         return clip_tokenizer(folder)
+    found = ", ".join(sorted(item.name for item in folder.iterdir())) or "nothing"
+    unreadable = UserError(
+        f"tokenizer.path: {str(folder)!r} holds no tokenizer that transformers can read; "
+        f"found: {found}. Expected tokenizer.json or vocabulary files."
+    )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        found = ", ".join(sorted(item.name for item in folder.iterdir())) or "nothing"
-        raise UserError(
-            f"tokenizer.path: {str(folder)!r} holds no tokenizer that transformers can read; "
-            f"found: {found}. Expected tokenizer.json or vocabulary files."
-        ) from error
+        raise unreadable from error
+    # With a model's config.json alone, transformers makes a tokenizer to which all is unknown.
+    files = tokenizer.vocab_files_names.values()
+    if files and not any((folder / name).is_file() for name in files):
+        raise unreadable
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
             raise UserError(f"tokenizer.path: {str(folder)!r} names no padding and no end token.")

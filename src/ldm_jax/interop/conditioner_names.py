@@ -1,5 +1,6 @@
 """What CompVis, OpenCLIP, transformers and diffusers call the layers of the conditioners."""
 
+from ldm_jax.conditioning.bert_text import BertText
 from ldm_jax.conditioning.class_label import ClassLabel
 from ldm_jax.conditioning.clip_text import ClipText
 from ldm_jax.conditioning.spatial_rescaler import SpatialRescaler
@@ -68,6 +69,22 @@ _LDM_BERT = {
     "ff/out": "model.layers.{}.fc2",
 }
 
+# Ours to transformers' BertModel.
+_BERT_MODEL = {
+    "token_embedding": "embeddings.word_embeddings",
+    "position_embedding": "embeddings.position_embeddings.weight",
+    "type_embedding": "embeddings.token_type_embeddings.weight",
+    "norm_embedding": "embeddings.LayerNorm",
+    "attn/to_q": "encoder.layer.{}.attention.self.query",
+    "attn/to_k": "encoder.layer.{}.attention.self.key",
+    "attn/to_v": "encoder.layer.{}.attention.self.value",
+    "attn/to_out": "encoder.layer.{}.attention.output.dense",
+    "norm_attn": "encoder.layer.{}.attention.output.LayerNorm",
+    "ff/hidden": "encoder.layer.{}.intermediate.dense",
+    "ff/out": "encoder.layer.{}.output.dense",
+    "norm_ff": "encoder.layer.{}.output.LayerNorm",
+}
+
 
 def layers_read(width: int, layers: int) -> int:
     """Returns how many of a text tower's layers are read: all, or all but the last of ViT-H/14's.
@@ -100,6 +117,12 @@ def open_clip(model: ClipText) -> Cells:
         return Cell(name)
 
     return cells
+
+
+def transformers_bert(model: BertText) -> Cells:
+    """Returns where transformers' BertModel keeps each layer, without 'bert.'."""
+    del model
+    return lambda path: Cell(_numbered(_BERT_MODEL, path))
 
 
 def compvis_bert(model: TextTransformer) -> Cells:

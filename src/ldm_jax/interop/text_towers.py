@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ldm_jax.conditioning.bert_text import BertText
 from ldm_jax.conditioning.clip_text import ClipText
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
-from ldm_jax.interop.conditioner_names import transformers_clip
+from ldm_jax.interop.conditioner_names import transformers_bert, transformers_clip
 from ldm_jax.interop.diffusers import open_weights, read_json
 from ldm_jax.interop.diffusers_settings import clip_settings
 from ldm_jax.interop.foreign import Component, Renamed, entries_by, read_parameters, take_account
 from ldm_jax.interop.mapping import Cells
 from ldm_jax.interop.tensors import one_line
+from ldm_jax.nn.normalization import EPS_BERT
 
 
 class Tower(NamedTuple):
@@ -39,12 +41,47 @@ def _clip_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return clip_settings(config["text_config"] if config.get("model_type") == "clip" else config)
 
 
+# What BertText takes for granted, and what config.json says where it says nothing.
+_BERT_FIXED = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "layer_norm_eps": EPS_BERT,
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+}
+
+
+def _bert_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of `BertText` for the config.json of a BertModel."""
+    for field, expected in _BERT_FIXED.items():
+        if config.get(field, expected) != expected:
+            raise UserError(f"config.json: got {field}={config[field]!r}. Legal: {expected!r}.")
+    if config["intermediate_size"] != 4 * config["hidden_size"]:
+        raise UserError("config.json: intermediate_size must be 4 x hidden_size.")
+    return {
+        "name": "bert_text",
+        "vocab_size": config["vocab_size"],
+        "dim": config["hidden_size"],
+        "depth": config["num_hidden_layers"],
+        "num_heads": config["num_attention_heads"],
+        "num_positions": config["max_position_embeddings"],
+        "num_types": config.get("type_vocab_size", 2),
+        "pad_id": config.get("pad_token_id", 0),
+    }
+
+
 TOWERS: dict[type, Tower] = {
     ClipText: Tower(
         _clip_settings,
         transformers_clip,
         "text_model.",
         lambda name: name.endswith("position_ids"),
+    ),
+    BertText: Tower(
+        _bert_settings,
+        transformers_bert,
+        "bert.",
+        lambda name: name.endswith("position_ids") or name.startswith("pooler."),
     ),
 }
 

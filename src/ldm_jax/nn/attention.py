@@ -32,7 +32,14 @@ def check_attention(attention_impl: str, dtype: Any, head_dim: int) -> None:
         )
 
 
-def attend(q: Array, k: Array, v: Array, attention_impl: str, causal: bool = False) -> Array:
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    attention_impl: str,
+    causal: bool = False,
+    mask: Array | None = None,
+) -> Array:
     """Returns softmax(q k^T / sqrt(d)) v per head, [b, n, heads, d].
 
     Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, equation 1. The logits and the softmax
@@ -45,15 +52,17 @@ def attend(q: Array, k: Array, v: Array, attention_impl: str, causal: bool = Fal
       v: [b, m, heads, d] values.
       attention_impl: 'xla', or 'cudnn' (flash attention; NVIDIA GPUs, half precision).
       causal: query i sees the keys 0 .. i only; otherwise all of them.
+      mask: [b, m] bool, the keys that any query sees; None for all of them.
     """
 
     def fused(q: Array, k: Array, v: Array) -> Array:
         implementation = cast(Literal["xla", "cudnn"], attention_impl)
+        seen = None if mask is None else mask[:, None, None, :]
         return jax.nn.dot_product_attention(
-            q, k, v, is_causal=causal, implementation=implementation
+            q, k, v, mask=seen, is_causal=causal, implementation=implementation
         )
 
-    if attention_impl != "xla" or causal or q.dtype != jnp.float32:
+    if attention_impl != "xla" or causal or mask is not None or q.dtype != jnp.float32:
         return fused(q, k, v)
     return jax.lax.platform_dependent(q, k, v, cpu=attend_by_heads, default=fused)
 
@@ -97,8 +106,11 @@ class Attention(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Array, context: Array | None = None) -> Array:
-        """Attends from x [b, n, c] to context [b, m, c'], or to x itself when it is None."""
+    def __call__(self, x: Array, context: Array | None = None, mask: Array | None = None) -> Array:
+        """Attends from x [b, n, c] to context [b, m, c'], or to x itself when it is None.
+
+        `mask` is that of `attend`.
+        """
         types = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         context = x if context is None else context
 
@@ -108,7 +120,7 @@ class Attention(nn.Module):
             return y.reshape(*y.shape[:2], self.num_heads, self.head_dim)
 
         q, k, v = project("to_q", x), project("to_k", context), project("to_v", context)
-        y = attend(q, k, v, self.attention_impl, self.causal).reshape(*x.shape[:2], -1)
+        y = attend(q, k, v, self.attention_impl, self.causal, mask).reshape(*x.shape[:2], -1)
         return Dense(x.shape[-1], zero_init=self.zero_init, name="to_out", **types)(y)
 
 

@@ -9,6 +9,7 @@ EPS_UNET = 1e-5
 EPS_TRANSFORMER = 1e-6
 EPS_AUTOENCODER = 1e-6
 EPS_LAYER_NORM = 1e-5
+EPS_BERT = 1e-12
 
 
 def group_norm(
@@ -37,14 +38,18 @@ def group_norm(
 
 
 def layer_norm(
-    *, name: str, dtype: Any = jnp.float32, param_dtype: Any = jnp.float32
+    *,
+    name: str,
+    eps: float = EPS_LAYER_NORM,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = jnp.float32,
 ) -> nn.LayerNorm:
-    """Returns a layer normalisation over the last axis with the reference's epsilon, 1e-5.
+    """Returns a layer normalisation over the last axis, by default with the reference's epsilon.
 
     Ba et al. 2016, https://arxiv.org/abs/1607.06450, equation 3, with scale and bias.
     """
     return nn.LayerNorm(
-        epsilon=EPS_LAYER_NORM,
+        epsilon=eps,
         dtype=dtype,
         param_dtype=param_dtype,
         use_fast_variance=False,

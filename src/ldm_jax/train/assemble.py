@@ -192,12 +192,14 @@ def build_tokenizer(config: ConfigDict) -> Any:
 def check_tokenizer(task: Task, tokenizer: Any) -> None:
     """Raises UserError unless the conditioner's table holds every token that can come.
 
-    An index beyond the table would not fail on an accelerator; it would read the last row.
+    An index beyond the table would not fail on an accelerator; it would read the last row. And one
+    that masks the padding must know which token pads.
     """
     if "tokens" not in condition_inputs(task) or tokenizer is None:
         return
     conditioner: Any = cast(LatentDiffusionTask, task).conditioner
-    for field in ("vocab_size", "length"):
+    fields = ("vocab_size", "length", *(["pad_id"] if hasattr(conditioner, "pad_id") else []))
+    for field in fields:
         got, expected = _field_of(conditioner, field, "tokens"), getattr(tokenizer, field)
         if got != expected:
             raise UserError(

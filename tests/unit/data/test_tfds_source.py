@@ -47,6 +47,22 @@ def test_a_wrong_split_names_the_legal_ones():
         Tfds("fashion_mnist", str(DATA), split="train[:x]")
 
 
+@needs_data
+def test_captions_of_classes():
+    names = [[f"name {label}"] for label in range(10)]
+    source = Tfds("fashion_mnist", str(DATA), "test", {"names": names, "templates": ["a {}"]})
+    for index in (0, 1, 2):
+        assert source[index]["text"] == f"a name {source[index]['class']}"
+    assert "captions of classes" in repr(source)
+    assert "text" not in Tfds("fashion_mnist", str(DATA), "test")[0]
+    with pytest.raises(
+        UserError, match=r"names of 9 classes. Legal: of 10, in this order: T-shirt"
+    ):
+        Tfds("fashion_mnist", str(DATA), "test", {"names": names[:9]})
+    with pytest.raises(UserError, match=r"data.source.captions: unknown field 'name'"):
+        Tfds("fashion_mnist", str(DATA), "test", {"name": names})
+
+
 def test_a_missing_folder():
     with pytest.raises(UserError, match=r"no folder '/no/such'.*--config.data.source.path=DIR"):
         Tfds("toys", "/no/such")

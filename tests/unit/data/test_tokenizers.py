@@ -81,6 +81,31 @@ def test_hugging_face_pads_truncates_and_counts(bert_folder):
     assert tokenizer("red").dtype == np.int32
 
 
+def test_the_largest_id_counts_where_ids_have_gaps(bert_folder, tmp_path):
+    core = json.loads((bert_folder / "tokenizer.json").read_text())
+    core["model"]["vocab"]["cat"] = 60
+    (tmp_path / "tokenizer.json").write_text(json.dumps(core))
+    config = (bert_folder / "tokenizer_config.json").read_text()
+    (tmp_path / "tokenizer_config.json").write_text(config)
+    tokenizer = HuggingFaceTokenizer(str(tmp_path), length=3)
+    assert tokenizer("cat").tolist() == [2, 60, 3]
+    assert tokenizer.vocab_size == 61
+
+
+def test_which_token_pads(bert_folder):
+    assert WordTokenizer(("cat",), length=2).pad_id == 0
+    assert HuggingFaceTokenizer(str(bert_folder), length=2).pad_id == 0
+    other = HuggingFaceTokenizer(str(bert_folder), length=4, pad_token="a")
+    assert other.pad_id == 4
+    assert other("red").tolist() == [2, 5, 3, 4]
+
+
+def test_a_folder_with_a_model_and_no_vocabulary_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match=r"holds no tokenizer .* found: config.json. Expected tok"):
+        HuggingFaceTokenizer(str(tmp_path))
+
+
 def test_hugging_face_errors(tmp_path):
     with pytest.raises(UserError, match=r"no folder .*missing.*tokenizer.json"):
         HuggingFaceTokenizer(str(tmp_path / "missing"))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ldm_jax.conditioning import ClassLabel, ClipText, SpatialRescaler, TextTransformer
+from ldm_jax.conditioning import BertText, ClassLabel, ClipText, SpatialRescaler, TextTransformer
 from ldm_jax.core.types import Conditioning
 from ldm_jax.interop.conditioner_names import (
     compvis_bert,
@@ -16,6 +16,7 @@ from ldm_jax.interop.conditioner_names import (
     diffusers_bert,
     diffusers_class_label,
     open_clip,
+    transformers_bert,
     transformers_clip,
 )
 from ldm_jax.interop.first_stage_names import (
@@ -454,6 +455,23 @@ CONDITIONERS = {
             "transformer.resblocks.5.mlp.c_fc.weight": (4096, 1024),
             "transformer.resblocks.5.mlp.c_proj.bias": (1024,),
             "ln_final.weight": (1024,),
+        },
+    ),
+    "transformers bert": (
+        BertText(dim=768, depth=12),
+        transformers_bert,
+        TOKENS,
+        {
+            "embeddings.word_embeddings.weight": (30522, 768),
+            "embeddings.position_embeddings.weight": (512, 768),
+            "embeddings.token_type_embeddings.weight": (2, 768),
+            "embeddings.LayerNorm.bias": (768,),
+            "encoder.layer.0.attention.self.query.weight": (768, 768),
+            "encoder.layer.11.attention.output.dense.bias": (768,),
+            "encoder.layer.11.attention.output.LayerNorm.weight": (768,),
+            "encoder.layer.3.intermediate.dense.weight": (3072, 768),
+            "encoder.layer.3.output.dense.weight": (768, 3072),
+            "encoder.layer.3.output.LayerNorm.weight": (768,),
         },
     ),
     "compvis bert": (

@@ -56,6 +56,20 @@ def test_attend_equals_numpy():
     np.testing.assert_allclose(y, numpy_attend(q, k, v), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_masked_keys_are_as_if_they_were_not_there(dtype):
+    q, k, v = normal(2, 5, 3, 4), normal(2, 7, 3, 4, seed=1), normal(2, 7, 3, 4, seed=2)
+    seen = np.array([[True, False, True, True, False, False, True], [True] * 7])
+    types = [jnp.asarray(x, dtype) for x in (q, k, v)]
+    y = jax.jit(lambda *args: attend(*args, "xla", mask=jnp.asarray(seen)))(*types)
+    assert y.dtype == dtype
+    tolerance = 1e-5 if dtype == "float32" else 4e-2
+    for row, keys in enumerate(seen):
+        rows = slice(row, row + 1)
+        expected = numpy_attend(q[rows], k[rows][:, keys], v[rows][:, keys])
+        np.testing.assert_allclose(np.asarray(y[rows], "f"), expected, atol=tolerance)
+
+
 def test_both_forms_of_attention_have_one_value_and_one_gradient():
     q, k, v = normal(2, 6, 3, 4), normal(2, 5, 3, 4, seed=1), normal(2, 5, 3, 4, seed=2)
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ldm_jax.nn.normalization import group_norm, layer_norm
+from ldm_jax.nn.normalization import EPS_BERT, group_norm, layer_norm
 
 
 def numpy_group_norm(x, groups, eps):
@@ -40,9 +40,10 @@ def test_group_norm_has_float32_statistics_and_casts_back():
     np.testing.assert_allclose(np.asarray(y, np.float32), expected, rtol=2**-8, atol=1e-5)
 
 
-def test_layer_norm_epsilon_is_1e_5():
+@pytest.mark.parametrize(("given", "eps"), [({}, 1e-5), ({"eps": EPS_BERT}, 1e-12)])
+def test_layer_norm_with_small_variance_shows_its_epsilon(given, eps):
     x = 2e-3 * np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
-    norm = layer_norm(name="norm")
+    norm = layer_norm(name="norm", **given)
     y = norm.apply(norm.init(jax.random.key(0), x), x)
     mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + eps), rtol=1e-4, atol=1e-5)
