@@ -14,9 +14,10 @@ from ldm_jax.data.source import Source
 from ldm_jax.data.tokenizers import Tokenizer
 from ldm_jax.data.transforms import WHITE, transform_example
 
+_ANSWERS = ("context", "embedding")  # of a frozen conditioner, from a latent cache
 _BATCH_KEYS = (
     *("image", "moments", "class", "tokens", "boxes", "segmentation", "mask"),
-    *("context", "embedding"),  # of a frozen conditioner, from a latent cache
+    *_ANSWERS,
 )
 _DEFAULT_KEYS = ("image", "moments", "class", "tokens")
 
@@ -149,6 +150,11 @@ def make_stream(
     _check_sizes(source, batch_size, process_index, process_count, seed, num_epochs)
     keys = _check_keys(source, tokenizer, keys, derive)
     tokenize = tokenizer if "tokens" in _wanted(keys, derive) else None
+    if flip_captions == "swap" and flip_probability and set(_ANSWERS) & set(keys):
+        raise UserError(
+            "data.flip_captions: got 'swap', but the latent cache holds what the captions gave as "
+            "they are. Legal: refuse, any, or a cache without --conditioning."
+        )
 
     def prepare(
         example: dict[str, Any],
@@ -259,8 +265,13 @@ def _wanted(keys: Sequence[str], derive: Mapping[str, Derived] | None) -> list[s
 def _select(
     example: dict[str, Any], keys: Sequence[str], derive: Mapping[str, Derived] | None
 ) -> dict[str, Any]:
-    """Returns what is asked of the source: tokens are made of its text."""
+    """Returns what is asked of the source.
+
+    Tokens are made of its text, and what was made of it before obeys it when it comes to mirroring.
+    """
     wanted = ["text" if key == "tokens" else key for key in _wanted(keys, derive)]
+    if "text" in example and set(_ANSWERS) & set(keys):
+        wanted.append("text")
     return {key: example[key] for key in wanted}
 
 

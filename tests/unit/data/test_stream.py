@@ -178,3 +178,29 @@ def test_errors(changed, message):
 def test_a_tokenizer_needs_captions():
     with pytest.raises(UserError, match=r"Numbers\(9\) has no captions; .* image, class"):
         make_stream(Numbers(9), batch_size=1, image_size=4, tokenizer=WordTokenizer())
+
+
+class Cached:
+    """Two examples of a latent cache: moments of image and mirror image, and answers."""
+
+    class_names = None
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        moments = np.stack([np.zeros((1, 1, 2)), np.ones((1, 1, 2))]).astype(np.float32)
+        text = ("a cat", "a cat on the left")[index]
+        return {"moments": moments, "text": text, "context": np.full((1, 2), index, np.float32)}
+
+
+def test_cached_answers_obey_their_caption_when_it_comes_to_mirroring():
+    options = {"batch_size": 2, "image_size": 8, "flip_probability": 1.0, "shuffle": False}
+    options["keys"] = ("moments", "context")
+    batch = next(make_stream(Cached(), **options))
+    assert batch["context"][:, 0, 0].tolist() == [0, 1]
+    assert batch["moments"][:, 0, 0, 0].tolist() == [1, 0]  # the second says left
+    batch = next(make_stream(Cached(), flip_captions="any", **options))
+    assert batch["moments"][:, 0, 0, 0].tolist() == [1, 1]
+    with pytest.raises(UserError, match=r"^data\.flip_captions: got 'swap', but the latent cache"):
+        make_stream(Cached(), flip_captions="swap", **options)
