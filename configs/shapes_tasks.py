@@ -87,7 +87,7 @@ def inpainting(config):
 
 
 # What is told where it goes, pixel by pixel, is learned sooner than what words or tokens tell.
-STEPS = {"class": 2000, "semantic": 2000, "super_resolution": 1200, "inpainting": 1200}
+STEPS = {"class": 1500, "semantic": 1800, "super_resolution": 1200, "inpainting": 1200}
 TASKS = {
     "unconditional": unconditional,
     "class": class_label,
