@@ -2,6 +2,7 @@
 
 from ldm_jax.conditioning.base import Conditioner, Conditioning, drop
 from ldm_jax.conditioning.class_label import ClassLabel
+from ldm_jax.conditioning.clip_image import ClipImage
 from ldm_jax.conditioning.clip_text import ClipText
 from ldm_jax.conditioning.identity import Identity
 from ldm_jax.conditioning.none import NoConditioning
@@ -13,6 +14,7 @@ CONDITIONERS = {
     "class_label": ClassLabel,
     "text_transformer": TextTransformer,
     "clip_text": ClipText,
+    "clip_image": ClipImage,
     "spatial_rescaler": SpatialRescaler,
     "identity": Identity,
 }
@@ -20,6 +22,7 @@ CONDITIONERS = {
 __all__ = [
     "CONDITIONERS",
     "ClassLabel",
+    "ClipImage",
     "ClipText",
     "Conditioner",
     "Conditioning",

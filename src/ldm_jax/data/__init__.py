@@ -9,7 +9,7 @@ from ldm_jax.data.degradation import LowResolution
 from ldm_jax.data.folder import Folder
 from ldm_jax.data.layout import LayoutTokens
 from ldm_jax.data.masks import RandomMask
-from ldm_jax.data.neighbours import Neighbours
+from ldm_jax.data.neighbours import Neighbours, OwnEmbedding
 from ldm_jax.data.shapes import Shapes
 from ldm_jax.data.tfds_source import Tfds
 from ldm_jax.data.tokenizers import HuggingFaceTokenizer, WordTokenizer
@@ -26,6 +26,7 @@ DERIVED = {
     "low_res": LowResolution,
     "mask": RandomMask,
     "neighbours": Neighbours,
+    "embedding": OwnEmbedding,
 }
 
 TOKENIZERS = {
