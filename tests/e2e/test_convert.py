@@ -188,6 +188,7 @@ def test_a_frozen_conditioner_comes_from_the_start_and_stays(runs, tmp_path, cap
     _, line = refuse(capfd, *command)
     assert line == (
         "config.task.train_conditioner=False: a frozen conditioner needs its weights. Legal: "
+        "--config.task.conditioner_weights=FOLDER, of transformers or a model that has them, or "
         "--config.train.init_from=MODEL, such as a diffusers folder of Stable Diffusion."
     )
     run(*command, f"--config.train.init_from={runs.text}", "--config.train.steps=2")

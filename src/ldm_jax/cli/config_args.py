@@ -16,6 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError, did_you_mean
+from ldm_jax.core.plugins import allow_named
 
 _OPEN = ("task", "data")
 _NAMES = {
@@ -30,7 +31,8 @@ _NAMES = {
 def load_config(spec: str) -> ConfigDict:
     """Returns `get_config(arg)` of a Python file, given as `path` or `path:arg`, locked.
 
-    The file's folder is importable while it runs, so configs may build on their neighbours.
+    The file's folder is importable while it runs, so configs may build on their neighbours. Import
+    paths in it, of plug-ins from outside the package, are allowed from then on.
 
     Raises:
       UserError: no such file, no Python in it, or no `get_config` that fits.
@@ -56,6 +58,7 @@ def load_config(spec: str) -> ConfigDict:
         raise UserError(
             f"--config={path}: get_config() returned {type(config).__name__}, expected ConfigDict."
         )
+    allow_named(config.to_dict())
     return config.lock()
 
 
@@ -117,6 +120,7 @@ def _set(config: ConfigDict, dotted: str, text: str) -> None:
             f"Legal: {', '.join(old)}."
         )
     value = _parse(text, old)
+    allow_named({leaf: value})
     with node.unlocked(), node.ignore_type():
         if leaf == "name" and value != old:
             for other in [key for key in node if key != leaf]:

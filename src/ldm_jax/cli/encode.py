@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=2048,
         help="images in a file (default: 2048)",
     )
+    add(
+        "--conditioning",
+        metavar="DTYPE",
+        help="also write what a frozen conditioner answers, as float16 or float32, so that "
+        "training needs no text encoder",
+    )
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -48,6 +54,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
             arguments.out,
             per_device_batch=arguments.per_device_batch,
             examples_per_shard=arguments.examples_per_shard,
+            conditioning=arguments.conditioning,
             progress=progress,
         )
     before = f", {done.shards_before} were there" if done.shards_before else ""

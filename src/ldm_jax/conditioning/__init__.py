@@ -8,8 +8,10 @@ from ldm_jax.conditioning.identity import Identity
 from ldm_jax.conditioning.none import NoConditioning
 from ldm_jax.conditioning.spatial_rescaler import SpatialRescaler
 from ldm_jax.conditioning.text_transformer import TextTransformer
+from ldm_jax.core.plugins import registry_of
 
-CONDITIONERS = {
+CONDITIONERS = registry_of(Conditioner)
+CONDITIONERS |= {
     "none": NoConditioning,
     "class_label": ClassLabel,
     "text_transformer": TextTransformer,

@@ -1,5 +1,7 @@
 """What every conditioner offers, and the dropping of conditions for guidance."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -14,8 +16,15 @@ class Conditioner(nn.Module):
 
     A subclass turns entries of a batch into a `Conditioning`, and knows the one that stands for
     'no condition', which classifier-free guidance needs (Ho & Salimans 2022,
-    https://arxiv.org/abs/2207.12598).
+    https://arxiv.org/abs/2207.12598). One that reads `tokens` has the fields `vocab_size` and
+    `length`, and one that reads `class` has `num_classes`; they are held against the data.
+
+    Attributes:
+      drop_rate: share of examples that are trained without their condition; None leaves it to the
+        task's `condition_drop_rate`. A subclass may make it a field.
     """
+
+    drop_rate: ClassVar[float | None] = None
 
     def input_shapes(self, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shape and type of one example of every entry of the batch that it reads.
@@ -37,6 +46,14 @@ class Conditioner(nn.Module):
     def null(self, batch_size: int) -> Conditioning:
         """Returns the conditioning of `batch_size` examples without a condition."""
         raise NotImplementedError
+
+    def drop(self, conditioning: Conditioning, null: Conditioning, mask: Array) -> Conditioning:
+        """Returns the conditioning that a batch is trained with; see the function `drop`.
+
+        A subclass may drop something else, such as one of its routes by itself; what it draws
+        comes from the 'dropout' stream.
+        """
+        return drop(conditioning, null, mask)
 
 
 def drop(conditioning: Conditioning, null: Conditioning, mask: Array) -> Conditioning:

@@ -1,7 +1,8 @@
 """From ml-collections configurations to objects, strictly.
 
 A configuration of a plug-in is a mapping with a `name` and the keyword arguments of what the
-registry holds under that name: the signature is the schema, there is no parallel one.
+registry holds under that name: the signature is the schema, there is no parallel one. The name may
+be an import path, see `ldm_jax.core.plugins`.
 """
 
 import inspect
@@ -11,7 +12,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ldm_jax.core.checks import UserError, did_you_mean, lookup
+from ldm_jax.core.checks import UserError, did_you_mean
+from ldm_jax.core.plugins import find_plugin
 from ldm_jax.core.precision import as_dtype
 
 _NAMES = {
@@ -49,7 +51,7 @@ def build(what: str, registry: Mapping[str, Any], config: Mapping[str, Any], **e
     """
     if "name" not in config:
         raise UserError(f"{what}: needs a name. Legal: {', '.join(registry)}.")
-    target = lookup(f"{what}.name", registry, config["name"])
+    target = find_plugin(f"{what}.name", registry, config["name"])
     return call(what, target, {k: v for k, v in config.items() if k != "name"}, **extra)
 
 

@@ -26,6 +26,8 @@ def base_config() -> ConfigDict:
         "weight_decay": 0.01,
         "clip_norm": placeholder(float),  # global gradient norm; None: no clipping
         "ema_decay": 0.9999,
+        # Differs from the reference, which averages the U-Net alone: its form is False.
+        "ema_conditioner": True,
         "log_every": 50,
         "checkpoint_every": 1000,
         "keep_checkpoints": 2,
@@ -52,7 +54,7 @@ def base_config() -> ConfigDict:
 
 
 # Fields that stored configurations may lack, as they came with a later version.
-_LATER = {"sample": ("decode_batch",)}
+_LATER = {"sample": ("decode_batch",), "train": ("ema_conditioner",)}
 
 
 def fill_defaults(config: ConfigDict) -> ConfigDict:

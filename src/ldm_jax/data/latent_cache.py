@@ -3,14 +3,14 @@
 folder/cache.json                          what was encoded, with what, and how it is laid out
 folder/moments-00000-of-00012.array_record a shard; under a name in .part until it is whole
 
-A record is one line of JSON (class and text, where the source has them) and the raw moments, so
-that nothing in a file can execute.
+A record is one line of JSON (class and text, where the source has them), the raw moments, and the
+answers of a frozen conditioner if they were asked for, so that nothing in a file can execute.
 """
 
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,20 @@ class Manifest:
       shape: (k, h, w, m) of an example's moments: k = 2 with the mirror image, otherwise 1.
       examples_per_shard: the last one may have fewer.
       class_names: of the source.
+      conditioning: shape of an example's answer on each route of a frozen conditioner, such as
+        'context': (77, 768); their type is the key's field 'conditioning'. Empty without any.
     """
 
     key: Mapping[str, Any]
     shape: tuple[int, ...]
     examples_per_shard: int
     class_names: tuple[str, ...] | None = None
+    conditioning: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def conditioning_dtype(self) -> np.dtype:
+        """The type of what is kept of a conditioner, in little-endian order."""
+        return np.dtype(str(self.key.get("conditioning", "float32"))).newbyteorder("<")
 
     @property
     def num_examples(self) -> int:
@@ -84,6 +92,10 @@ def read_manifest(folder: str | Path) -> Manifest:
                 key=dict(fields.pop("key")),
                 shape=tuple(map(int, fields.pop("shape"))),
                 class_names=None if names is None else tuple(map(str, names)),
+                conditioning={
+                    str(route): tuple(map(int, shape))
+                    for route, shape in fields.pop("conditioning", {}).items()
+                },
                 **{name: int(value) for name, value in fields.items()},
             )
             if min(*manifest.shape, manifest.num_examples, manifest.examples_per_shard) < 1:
@@ -94,31 +106,45 @@ def read_manifest(folder: str | Path) -> Manifest:
     raise UserError(f"{path}: format {version!r}. Legal: {_FORMAT}, by encoding into a new folder.")
 
 
-def pack(moments: np.ndarray, labels: Mapping[str, Any]) -> bytes:
+def pack(
+    moments: np.ndarray, labels: Mapping[str, Any], conditioning: Sequence[np.ndarray] = ()
+) -> bytes:
     """Returns a record.
 
     Args:
       moments: [k, h, w, m].
       labels: class and text, if any.
+      conditioning: of each route, in the order of the manifest and of its type.
     """
-    return json.dumps(labels).encode() + b"\n" + moments.astype(_DTYPE).tobytes()
+    arrays = [moments.astype(_DTYPE), *conditioning]
+    return b"".join([json.dumps(labels).encode(), b"\n", *(x.tobytes() for x in arrays)])
 
 
-def unpack(record: bytes, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Returns moments, float32 of that shape, and labels; the inverse of `pack`.
+def unpack(record: bytes, manifest: Manifest) -> dict[str, Any]:
+    """Returns moments, float32, labels, and conditioning by route; the inverse of `pack`.
 
     Raises:
       ValueError: it is no such record.
     """
     end = record.find(b"\n")
     labels = json.loads(record[: max(end, 0)])
-    moments = np.frombuffer(record, _DTYPE, offset=end + 1).reshape(shape)
+    kinds = {"moments": (manifest.shape, _DTYPE)}
+    kinds |= {
+        route: (shape, manifest.conditioning_dtype)
+        for route, shape in manifest.conditioning.items()
+    }
+    arrays, start = {}, end + 1
+    for name, (shape, dtype) in kinds.items():
+        arrays[name] = np.frombuffer(record, dtype, math.prod(shape), start).reshape(shape)
+        start += arrays[name].nbytes
+    if start != len(record):
+        raise ValueError(f"{len(record)} bytes, expected {start}")
     if not isinstance(labels, dict):
         raise ValueError("no labels")
     for name, value in labels.items():
         if not isinstance(value, _LABELS.get(name, ())):
             raise ValueError(f"a label {name!r}")
-    return {"moments": moments, **labels}
+    return {**arrays, **labels}
 
 
 def write_shard(path: Path, records: Iterable[bytes]) -> None:
@@ -154,7 +180,8 @@ class LatentCache:
     """Moments in place of the images of a source, from a folder of `ldm-jax encode`.
 
     Example i is that of the source: `moments` float32 [k, h, w, m], the image's and, if k = 2, its
-    mirror image's; and `class` and `text` as the source has them.
+    mirror image's; `class` and `text` as the source has them; and what a frozen conditioner made of
+    them, `context` [m, d] or `embedding` [e], if it was encoded too.
 
     Args:
       path: the folder.
@@ -195,9 +222,9 @@ class LatentCache:
         return self._manifest.num_examples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns moments, and class and text where the source has them."""
+        """Returns moments; class and text where the source has them; and conditioning."""
         try:
-            return unpack(self._records[int(index)], self._manifest.shape)
+            return unpack(self._records[int(index)], self._manifest)
         except (ValueError, RuntimeError) as error:
             shard, _ = self._manifest.shard(int(index) // self._manifest.examples_per_shard)
             raise UserError(

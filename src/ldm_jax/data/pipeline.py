@@ -11,7 +11,10 @@ from ldm_jax.data.source import Source
 from ldm_jax.data.tokenizers import Tokenizer
 from ldm_jax.data.transforms import WHITE, transform_example
 
-_BATCH_KEYS = ("image", "moments", "class", "tokens", "boxes", "segmentation")
+_BATCH_KEYS = (
+    *("image", "moments", "class", "tokens", "boxes", "segmentation"),
+    *("context", "embedding"),  # of a frozen conditioner, from a latent cache
+)
 _DEFAULT_KEYS = ("image", "moments", "class", "tokens")
 
 

@@ -1,6 +1,8 @@
 """From captions to token ids: a word list of one's own, or a Hugging Face tokenizer."""
 
 import copy
+import hashlib
+import json
 import pathlib
 import re
 import threading
@@ -37,6 +39,10 @@ class Tokenizer(Protocol):
 
     def save(self, folder: pathlib.Path, *, with_padding: bool) -> None:
         """Writes the tokenizer as a Hugging Face folder."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Returns a hash of all that ids follow from, in hex."""
         ...
 
 
@@ -78,6 +84,10 @@ class WordTokenizer:
         tokens = np.full(self.length, self.PADDING, np.int32)
         tokens[: len(ids)] = ids[: self.length]
         return tokens
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the words and the length."""
+        return hashlib.sha256(json.dumps([self.length, self.words]).encode()).hexdigest()
 
     def save(self, folder: pathlib.Path, *, with_padding: bool = True) -> None:
         """Writes a Hugging Face folder that gives the same ids; `with_padding` makes no difference.
@@ -143,6 +153,16 @@ class HuggingFaceTokenizer:
                 whole = self._tokenizer(text, verbose=False)["input_ids"]
                 self.truncated += len(whole) > self.length
         return np.asarray(ids + [self._pad] * (self.length - len(ids)), np.int32)
+
+    def fingerprint(self) -> str:
+        """Returns a hash of the tokenizer's file, the padding and the length."""
+        core = getattr(self._tokenizer, "backend_tokenizer", None)
+        with self._lock:
+            parts = json.loads(core.to_str()) if core else {"vocab": self._tokenizer.get_vocab()}
+        for state in ("truncation", "padding"):  # of the last call
+            parts.pop(state, None)
+        text = json.dumps([self.length, self._pad, parts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def save(self, folder: pathlib.Path, *, with_padding: bool) -> None:
         """Writes the tokenizer as a Hugging Face folder.

@@ -74,9 +74,9 @@ def read_diffusers(path: Path) -> Foreign:
         components["conditioner"] = _clip(path / "text_encoder")
     elif conditioner == "text_transformer":
         components["conditioner"] = Component(
-            _weights(path / "bert"), entries_by(diffusers_bert), lambda n: False
+            open_weights(path / "bert"), entries_by(diffusers_bert), lambda n: False
         )
-    unet = _weights(path / "unet")
+    unet = open_weights(path / "unet")
     names = {name: name for name in unet.keys()}
     if conditioner == "class_label":
         components["conditioner"] = Component(
@@ -147,7 +147,7 @@ def _conditioner(
         return clip_settings(read_json(path / "text_encoder" / "config.json"))
     if (path / "bert").is_dir():
         bert = bert_settings(read_json(path / "bert" / "config.json"))
-        with _weights(path / "bert") as tensors:
+        with open_weights(path / "bert") as tensors:
             return bert | {"unused_logits": "to_logits.weight" in set(tensors.keys())}
     if config.get("num_class_embeds"):
         has_null = bool(index.get(NULL_CLASS, False))
@@ -169,7 +169,7 @@ def _conditioner(
 
 
 def _first_stage(folder: Path) -> Component:
-    tensors = _weights(folder)
+    tensors = open_weights(folder)
     return Component(
         Renamed(tensors, {_new_name(name): name for name in tensors.keys()}),
         entries_by(diffusers_first_stage),
@@ -184,7 +184,7 @@ def _new_name(name: str) -> str:
 
 
 def _clip(folder: Path) -> Component:
-    tensors = _weights(folder)
+    tensors = open_weights(folder)
     names = {name.removeprefix("text_model."): name for name in tensors.keys()}
     return Component(
         Renamed(tensors, names),
@@ -193,7 +193,7 @@ def _clip(folder: Path) -> Component:
     )
 
 
-def _weights(folder: Path) -> Tensors:
+def open_weights(folder: Path) -> Tensors:
     """Opens the weights of a component: safetensors before others, whole precision before half."""
     for variant in ("", ".fp16"):
         for stem in _WEIGHTS:

@@ -3,6 +3,10 @@
 Each is a function of the noise levels, and of options, that returns the table of its numbers.
 """
 
+import inspect
+from typing import Any
+
+from ldm_jax.core.plugins import Registry
 from ldm_jax.samplers.ddim import ddim
 from ldm_jax.samplers.ddpm import ddpm
 from ldm_jax.samplers.deis import deis
@@ -19,7 +23,13 @@ from ldm_jax.samplers.lms import lms
 from ldm_jax.samplers.plms import plms
 from ldm_jax.samplers.unipc import unipc
 
-SAMPLERS = {
+
+def _is_sampler(found: Any) -> bool:
+    return inspect.isfunction(found) and list(inspect.signature(found).parameters)[:1] == ["levels"]
+
+
+SAMPLERS = Registry(_is_sampler, "a function whose first parameter is levels")
+SAMPLERS |= {
     "ddpm": ddpm,
     "ddim": ddim,
     "plms": plms,

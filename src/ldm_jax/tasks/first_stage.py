@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.rng import normal
-from ldm_jax.core.types import Array, PyTree
+from ldm_jax.core.types import Array, Conditioning, PyTree
 from ldm_jax.core.windows import over_windows
 from ldm_jax.tasks.latent_statistics import LatentStatistics
 
@@ -34,11 +34,14 @@ class Frozen:
       params: of the first stage.
       latent_scale: what its latents are multiplied by.
       conditioner: parameters of a conditioner that is not trained; None for one that is.
+      null: the conditioning [1, …] of an example without a condition, while a batch holds the
+        answers of a conditioner, by route, and its parameters are not here.
     """
 
     params: PyTree
     latent_scale: LatentScale
     conditioner: PyTree = None
+    null: Conditioning | None = None
 
 
 def fixed_scale(channels: int, factor: float) -> LatentScale:

@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.conditioning.base import Conditioner, drop
+from ldm_jax.conditioning.base import Conditioner
 from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.rng import Purpose, StepKeys, normal, randint, uniform
 from ldm_jax.core.types import Array, Batch, Conditioning, PyTree
@@ -48,7 +48,7 @@ class LatentDiffusionTask(LatentTask):
       train_conditioner: the conditioner is trained along with the network; otherwise its
         parameters are in `frozen`, as those of Stable Diffusion's text encoder are.
       condition_drop_rate: share of examples trained with the null condition, for
-        classifier-free guidance (Ho & Salimans 2022).
+        classifier-free guidance (Ho & Salimans 2022); a conditioner's own `drop_rate` goes first.
       learn_variance: the network has a second half of channels, which say where the variance of the
         reverse process lies (Nichol and Dhariwal 2021, arXiv 2102.09672, section 3.1).
       vlb_weight: lambda of L_hybrid = L_simple + lambda L_vlb, where that is learned.
@@ -70,10 +70,19 @@ class LatentDiffusionTask(LatentTask):
     def __post_init__(self):
         check_in("task.parameterization", self.parameterization, PARAMETERIZATIONS)
         check_in("task.loss_name", self.loss_name, LOSSES)
-        if not 0.0 <= self.condition_drop_rate <= 1.0:
-            raise UserError(
-                f"task.condition_drop_rate={self.condition_drop_rate}: legal is 0 to 1."
-            )
+        rates = {
+            "condition_drop_rate": self.condition_drop_rate,
+            "conditioner.drop_rate": self.drop_rate,
+        }
+        for field, rate in rates.items():
+            if not 0.0 <= rate <= 1.0:
+                raise UserError(f"task.{field}={rate}: legal is 0 to 1.")
+
+    @property
+    def drop_rate(self) -> float:
+        """Share of examples trained with the null condition: the conditioner's, or the task's."""
+        own = self.conditioner.drop_rate
+        return self.condition_drop_rate if own is None else own
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
@@ -169,28 +178,36 @@ class LatentDiffusionTask(LatentTask):
     ) -> Conditioning:
         variables = self._conditioner_variables(params, frozen)
         rngs = {"dropout": keys.shared(Purpose.DROPOUT)}
-        conditioning = self.conditioner.apply(
-            variables,
-            self._with_masked_image(frozen, batch),
-            deterministic=not self.train_conditioner,
-            rngs=rngs,
-        )
-        if self.condition_drop_rate == 0.0:
+        if frozen.null is not None:
+            conditioning: Any = _answers(frozen.null, batch)
+        else:
+            conditioning = self.conditioner.apply(
+                variables,
+                self._with_masked_image(frozen, batch),
+                deterministic=not self.train_conditioner,
+                rngs=rngs,
+            )
+        if self.drop_rate == 0.0:
             return cast(Conditioning, conditioning)
         null = self.null_condition(params, frozen)
-        mask = uniform(keys(Purpose.CONDITION_DROP)) < self.condition_drop_rate
-        return drop(cast(Conditioning, conditioning), null, mask)
+        mask = uniform(keys(Purpose.CONDITION_DROP)) < self.drop_rate
+        dropped = self.conditioner.apply(
+            variables, conditioning, null, mask, method="drop", rngs=rngs
+        )
+        return cast(Conditioning, dropped)
 
     def _conditioner_variables(self, params: PyTree, frozen: Frozen) -> PyTree:
         found = params["conditioner"] if self.train_conditioner else frozen.conditioner
-        return {"params": found}
+        return {"params": {} if found is None else found}
 
     def condition(self, params: PyTree, frozen: Frozen, batch: Batch) -> Conditioning:
         """Returns the conditioning of a batch of condition inputs, [b, …] each.
 
         For a masked image these are `masked_image` itself, or `image`, uint8 [b, H, W, C], and
-        `mask` [b, H, W], 1 where it is hidden.
+        `mask` [b, H, W], 1 where it is hidden. With `frozen.null`, they are its answers by route.
         """
+        if frozen.null is not None:
+            return _answers(frozen.null, batch)
         variables = self._conditioner_variables(params, frozen)
         batch = self._with_masked_image(frozen, batch)
         return cast(Conditioning, self.conditioner.apply(variables, batch))
@@ -212,6 +229,10 @@ class LatentDiffusionTask(LatentTask):
 
     def null_condition(self, params: PyTree, frozen: Frozen, batch_size: int = 1) -> Conditioning:
         """Returns the conditioning of examples without a condition."""
+        if frozen.null is not None:
+            return jax.tree.map(
+                lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:])), frozen.null
+            )
         variables = self._conditioner_variables(params, frozen)
         return cast(Conditioning, self.conditioner.apply(variables, batch_size, method="null"))
 
@@ -270,3 +291,11 @@ class LatentDiffusionTask(LatentTask):
             z_T = initial_noise(seed, indices, self.first_stage.latent_shape(height, width))
         z = sample(predict, z_T, rows, image_keys(seed, indices))
         return self.first_stage.decode(frozen, z)
+
+
+def _answers(null: Conditioning, batch: Batch) -> Conditioning:
+    """Returns what a conditioner answered to a batch, on the routes and of the types of `null`."""
+    routes = {field.name: getattr(null, field.name) for field in dataclasses.fields(null)}
+    return Conditioning(
+        **{name: batch[name].astype(x.dtype) for name, x in routes.items() if x is not None}
+    )

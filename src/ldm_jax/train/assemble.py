@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from ldm_jax.conditioning import CONDITIONERS
 from ldm_jax.core.checks import UserError, lookup
 from ldm_jax.core.config import build, call, fields_of
+from ldm_jax.core.plugins import find_plugin
 from ldm_jax.core.precision import as_dtype
 from ldm_jax.data import DERIVED, SOURCES, TOKENIZERS
 from ldm_jax.data.derived import Derived
@@ -35,7 +36,7 @@ from ldm_jax.tasks.first_stage import FirstStage
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
-from ldm_jax.train.cache_key import open_cache
+from ldm_jax.train.cache_key import cached_routes, open_cache
 from ldm_jax.train.optim import make_optimizer, make_schedule
 
 # Fields of config.data that say what is read; the others are make_stream's, and say how.
@@ -65,7 +66,7 @@ def build_task(config: ConfigDict) -> Task:
 
 
 def _trainable_stage(settings: dict[str, Any]) -> Any:
-    trainable = {name: stage for name, stage in FIRST_STAGES.items() if name != "identity"}
+    trainable = FIRST_STAGES.without("identity")
     return build("config.task.model", trainable, settings.pop("model", {}))
 
 
@@ -101,6 +102,7 @@ def _latent_diffusion_task(settings: dict[str, Any], image_size: int) -> LatentD
         schedule=schedule,
         parameterization=parameterization,
     )
+    settings.pop("conditioner_weights", None)  # where they lie is no matter of the task
     built = {
         "model": build("config.task.model", NETWORKS, settings.pop("model", {})),
         "conditioner": build(
@@ -179,12 +181,22 @@ def check_tokenizer(task: Task, tokenizer: Any) -> None:
         return
     conditioner: Any = cast(LatentDiffusionTask, task).conditioner
     for field in ("vocab_size", "length"):
-        got, expected = getattr(conditioner, field), getattr(tokenizer, field)
+        got, expected = _field_of(conditioner, field, "tokens"), getattr(tokenizer, field)
         if got != expected:
             raise UserError(
                 f"config.task.conditioner.{field}={got}, but the tokenizer of config.data has "
                 f"{expected}. Legal: {expected}."
             )
+
+
+def _field_of(reader: Any, field: str, entry: str) -> int:
+    """Returns a field that whatever reads an entry of the batch must have."""
+    if not hasattr(reader, field):
+        raise UserError(
+            f"config.task.conditioner: {type(reader).__name__} reads {entry!r} and has no {field}. "
+            f"Legal: a class with the field {field}, which is held against the data."
+        )
+    return int(getattr(reader, field))
 
 
 def keep_text(config: ConfigDict, tokenizer: Any) -> None:
@@ -198,8 +210,10 @@ def keep_text(config: ConfigDict, tokenizer: Any) -> None:
         with config.unlocked(), config.ignore_type():
             config.data.tokenizer.vocabulary = tokenizer.words
     conditioner = config.task.get("conditioner") or {}
-    target = CONDITIONERS.get(conditioner.get("name", "none"))
-    takes = "null_tokens" in getattr(target, "__dataclass_fields__", {})
+    target = find_plugin(
+        "config.task.conditioner.name", CONDITIONERS, conditioner.get("name", "none")
+    )
+    takes = "null_tokens" in fields_of(target)
     if not takes or tokenizer is None or conditioner.get("null_tokens"):
         return
     if tokenizer.empty.any():  # zeros are the conditioner's own default
@@ -213,7 +227,8 @@ def check_classes(task: Task, source: Any) -> None:
         return
     classifies = isinstance(task, LatentClassifierTask)
     where = "model.out_channels" if classifies else "conditioner.num_classes"
-    got = (task.model if classifies else cast(Any, task).conditioner).num_classes
+    reader = task.model if classifies else cast(Any, task).conditioner
+    got = _field_of(reader, "num_classes", "class")
     names = source.class_names
     if names is not None and got < len(names):
         raise UserError(
@@ -265,7 +280,10 @@ def build_stream(
         batch_size=config.train.batch_size,
         seed=config.seed,
         tokenizer=tokenizer,
-        keys=("moments" if config.data.get("latent_cache") else "image", *condition_inputs(task)),
+        keys=(
+            "moments" if config.data.get("latent_cache") else "image",
+            *(cached_routes(config) or condition_inputs(task)),
+        ),
         derive=build_derived(config),
         process_index=0 if whole else jax.process_index(),
         process_count=1 if whole else jax.process_count(),
@@ -363,17 +381,26 @@ def build_optimizers(
     return {group: optimizer for group in task.groups}, schedule
 
 
+def not_averaged(config: ConfigDict, task: Task) -> tuple[str, ...]:
+    """Returns the modules that samples take as they are, not their moving average."""
+    trained = {module for modules in task.groups.values() for module in modules}
+    return () if config.train.ema_conditioner else tuple({"conditioner"} & trained)
+
+
 def set_dtype(config: ConfigDict, dtype: str) -> None:
     """Makes all of a diffusion model's networks compute in `dtype`, in place."""
     as_dtype(dtype, "dtype")
     task = config.task
-    parts: list[tuple[Any, Mapping[str, Any]]] = [
-        (task.get("model"), NETWORKS),
-        (task.get("conditioner"), CONDITIONERS),
-        (task.get("first_stage", {}).get("model"), FIRST_STAGES),
+    parts: list[tuple[str, Any, Mapping[str, Any]]] = [
+        ("model", task.get("model"), NETWORKS),
+        ("conditioner", task.get("conditioner"), CONDITIONERS),
+        ("first_stage.model", task.get("first_stage", {}).get("model"), FIRST_STAGES),
     ]
-    for settings, registry in parts:
-        if settings and "dtype" in fields_of(registry[settings.name]):
+    for field, settings, registry in parts:
+        if not settings:
+            continue
+        target = find_plugin(f"config.task.{field}.name", registry, settings.name)
+        if "dtype" in fields_of(target):
             with settings.unlocked(), settings.ignore_type():
                 settings.dtype = dtype
 

@@ -11,10 +11,13 @@ from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError, check_shape
 from ldm_jax.core.config import build, fields_of
-from ldm_jax.data import SOURCES
+from ldm_jax.core.plugins import find_plugin
+from ldm_jax.core.types import PyTree
+from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.latent_cache import LatentCache, read_manifest
 from ldm_jax.data.transforms import WHITE
 from ldm_jax.train.checkpoint import MAY_CHANGE
+from ldm_jax.train.fingerprint import first_stage_hash
 
 _SAMPLES = 16  # examples that stand for all in the fingerprint of a source
 
@@ -28,7 +31,7 @@ def preprocessing_key(config: ConfigDict) -> dict[str, Any]:
     source = data.source.to_dict()
     defaults = {
         name: parameter.default
-        for name, parameter in fields_of(SOURCES[source["name"]]).items()
+        for name, parameter in fields_of(_source_type(source)).items()
         if parameter.default is not parameter.empty
     }
     settings = {**defaults, **{name: x for name, x in source.items() if x is not None}}
@@ -66,6 +69,47 @@ def content_key(source: Any) -> dict[str, Any]:
     }
 
 
+def cached_routes(config: ConfigDict) -> tuple[str, ...]:
+    """Returns the routes of a frozen conditioner's answers that training reads from its cache.
+
+    () if there is no cache of them, or the conditioner is trained.
+    """
+    path = config.data.get("latent_cache")
+    if not path or config.task.get("train_conditioner", True):
+        return ()
+    return tuple(read_manifest(path).conditioning)
+
+
+def conditioner_key(
+    module: Any, params: PyTree, config: ConfigDict, tokenizer: Any = None
+) -> dict[str, Any]:
+    """Returns what a frozen conditioner's answers follow from, but for the captions."""
+    return {
+        "conditioner": first_stage_hash(module, params),
+        "conditioner_dtype": str(config.task.conditioner.get("dtype") or "float32"),
+        **tokenizer_key(config, tokenizer),
+    }
+
+
+def tokenizer_key(config: ConfigDict, tokenizer: Any = None) -> dict[str, Any]:
+    """Returns a hash of the tokenizer of `config.data`, which is built if it is not given.
+
+    Raises:
+      UserError: it has no fingerprint.
+    """
+    settings = config.data.get("tokenizer")
+    if not settings:
+        return {"tokenizer": None}
+    if tokenizer is None:
+        tokenizer = build("config.data.tokenizer", TOKENIZERS, settings)
+    if not hasattr(tokenizer, "fingerprint"):
+        raise UserError(
+            f"config.data.tokenizer: {type(tokenizer).__name__} has no fingerprint(). Legal: one "
+            "that has, or a cache without conditioning."
+        )
+    return {"tokenizer": tokenizer.fingerprint()}
+
+
 def check_key(what: str, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Checks the key of a cache; one that holds mirror images also serves without them.
 
@@ -99,14 +143,20 @@ def open_cache(config: ConfigDict) -> LatentCache:
     what = f"config.data.latent_cache={path}"
     key = read_manifest(path).key
     check_key(what, key, preprocessing_key(config))
+    if cached_routes(config):
+        check_key(what, key, tokenizer_key(config))
     if _is_at_hand(config.data.source):
         source = build("config.data.source", SOURCES, config.data.source)
         check_key(what, key, content_key(source))
     return LatentCache(path)
 
 
+def _source_type(source: Mapping[str, Any]) -> Any:
+    return find_plugin("config.data.source.name", SOURCES, source["name"])
+
+
 def _is_at_hand(source: Mapping[str, Any]) -> bool:
-    if "path" not in fields_of(SOURCES[source["name"]]):
+    if "path" not in fields_of(_source_type(source)):
         return True
     return bool(source.get("path")) and Path(source["path"]).expanduser().exists()
 
@@ -128,3 +178,17 @@ def check_cached_first_stage(
     check_key(what, manifest.key, {"first_stage": digest})
     expected = (1 + bool(manifest.key.get("flips")), *moments_shape)
     check_shape(f"{what}: an example", manifest.shape, expected)
+
+
+def check_cached_conditioner(config: ConfigDict, module: Any, params: PyTree) -> None:
+    """Raises UserError if the run reads the answers of another conditioner than its own.
+
+    Args:
+      config: of the run.
+      module: its frozen conditioner.
+      params: of that.
+    """
+    if cached_routes(config):
+        path = config.data.latent_cache
+        what, key = f"config.data.latent_cache={path}", read_manifest(path).key
+        check_key(what, key, conditioner_key(module, params, config))

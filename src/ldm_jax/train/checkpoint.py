@@ -29,7 +29,15 @@ from ldm_jax.train.state import TrainState
 # Fields below `task` and `data` that do not change what a run computes: where things lie, how they
 # are read, and by which of several equal programs.
 MAY_CHANGE = (
-    *("workdir", "path", "latent_cache", "num_threads", "prefetch", "max_bad_fraction"),
+    *(
+        "workdir",
+        "path",
+        "conditioner_weights",
+        "latent_cache",
+        "num_threads",
+        "prefetch",
+        "max_bad_fraction",
+    ),
     *("remat", "attention_impl"),
 )
 

@@ -28,7 +28,10 @@ from ldm_jax.train.fingerprint import first_stage_hash
 
 Load = Callable[[str], PyTree]
 # Fields that name what lies elsewhere on this machine; the tokenizer is in our folder.
-_ELSEWHERE = (("data.tokenizer", "path"), ("data", "latent_cache"), ("task.first_stage", "workdir"))
+_ELSEWHERE = (
+    *(("data.tokenizer", "path"), ("data", "latent_cache"), ("task.first_stage", "workdir")),
+    ("task", "conditioner_weights"),
+)
 
 
 def convert(model: Model, target: str | Path, to: str, progress: Progress | None = None) -> None:

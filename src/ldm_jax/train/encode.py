@@ -1,5 +1,6 @@
 """Encoding a data set once: posterior moments of every example, in shards on disk."""
 
+import dataclasses
 import itertools
 import math
 import time
@@ -30,9 +31,16 @@ from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.parallel.sharding import batch_sharding, put_batch, shardings
 from ldm_jax.tasks.base import to_float_images
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train.cache_key import content_key, preprocessing_key
+from ldm_jax.train.assemble import build_tokenizer, check_tokenizer
+from ldm_jax.train.cache_key import conditioner_key, content_key, preprocessing_key
+from ldm_jax.train.cached_conditions import (
+    ConditionEncoder,
+    answer_shapes,
+    make_condition_encoder,
+)
 from ldm_jax.train.fingerprint import first_stage_hash
 from ldm_jax.train.frozen import load_first_stage
+from ldm_jax.train.load import load_conditioner
 from ldm_jax.train.lock import workdir_lock
 from ldm_jax.train.preflight import check_encode
 
@@ -64,6 +72,7 @@ def encode(
     *,
     per_device_batch: int = 32,
     examples_per_shard: int = 2048,
+    conditioning: str | None = None,
     progress: Progress | None = None,
 ) -> Encoded:
     """Writes the posterior moments of all examples of `config.data.source` to a folder.
@@ -78,17 +87,26 @@ def encode(
       out: the folder; new, or of an earlier call.
       per_device_batch: examples that a device encodes at once.
       examples_per_shard: as it says.
+      conditioning: 'float16' or 'float32' also writes, in that type, what a frozen conditioner
+        answers to each example's text or class; training then needs no conditioner. None does not.
       progress: called with the number of images done, those of whole shards first, and of all.
 
     Raises:
       UserError: a mistake in the configuration, or a folder that holds something else.
     """
-    task = check_encode(config, out, per_device_batch, examples_per_shard)
+    task = check_encode(config, out, per_device_batch, examples_per_shard, conditioning)
     config, out = config.copy_and_resolve_references(), Path(out).expanduser()
     mesh = make_mesh(devices=jax.local_devices())
     params = load_first_stage(config, task, mesh)
     source = build("config.data.source", SOURCES, config.data.source)
     manifest = _manifest(config, task, params, source, examples_per_shard)
+    answer: ConditionEncoder | None = None
+    tokenizer = build_tokenizer(config) if conditioning else None
+    if conditioning:
+        check_tokenizer(task, tokenizer)
+        tower = load_conditioner(config, task, mesh)
+        manifest = _with_conditioning(manifest, config, task, tower, tokenizer, conditioning)
+        answer = make_condition_encoder(task, mesh, tower, conditioning)
     with workdir_lock(out, f"--out={out}", "encoding"):
         _claim(out, manifest)
         mine = range(jax.process_index(), manifest.num_shards, jax.process_count())
@@ -106,8 +124,9 @@ def encode(
         reading = config.data.get("num_threads", 8), config.data.get("prefetch", 16)
         for number in missing:
             name, numbers = manifest.shard(number)
-            batches = _Batches(config, source, numbers, size, flips)
-            write_shard(out / name, _records(batches, encode_batch, reading, report))
+            inputs = task.conditioner.inputs if answer else ()
+            batches = _Batches(config, source, numbers, size, flips, inputs, tokenizer)
+            write_shard(out / name, _records(batches, encode_batch, answer, reading, report))
         seconds = time.monotonic() - start
     quarantine = getattr(source, "quarantine", {})
     if quarantine:
@@ -131,6 +150,22 @@ def _manifest(
     )
 
 
+def _with_conditioning(
+    manifest: Manifest,
+    config: ConfigDict,
+    task: LatentDiffusionTask,
+    params: PyTree,
+    tokenizer: Any,
+    dtype: str,
+) -> Manifest:
+    key = conditioner_key(task.conditioner, params, config, tokenizer)
+    return dataclasses.replace(
+        manifest,
+        key={**manifest.key, "conditioning": dtype, **key},
+        conditioning=answer_shapes(task, params),
+    )
+
+
 def _claim(out: Path, manifest: Manifest) -> None:
     """Writes cache.json, or checks that the one there is the same.
 
@@ -140,8 +175,8 @@ def _claim(out: Path, manifest: Manifest) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if (out / MANIFEST).is_file():
         there = read_manifest(out)
-        for field in manifest.key:
-            _check_same(out, field, there.key.get(field), manifest.key[field])
+        for field in dict.fromkeys((*manifest.key, *there.key)):
+            _check_same(out, field, there.key.get(field), manifest.key.get(field))
         size = "examples_per_shard"
         _check_same(out, size, getattr(there, size), getattr(manifest, size))
         return
@@ -177,13 +212,23 @@ def _examples(manifest: Manifest, shards: Sequence[int]) -> int:
 class _Batches:
     """Random access to batches of some of a source's examples, as training crops and resizes them.
 
-    Batch i is (uint8 [size, k, H, W, C], labels of each example); mirror images come second. The
-    last batch has fewer labels, and its images are filled up.
+    Batch i is (uint8 [size, k, H, W, C], what the conditioner reads by name [size, …], labels of
+    each example); mirror images come second. The last batch has fewer labels, and is filled up.
     """
 
-    def __init__(self, config: ConfigDict, source: Any, numbers: range, size: int, flips: bool):
+    def __init__(
+        self,
+        config: ConfigDict,
+        source: Any,
+        numbers: range,
+        size: int,
+        flips: bool,
+        inputs: Sequence[str] = (),
+        tokenizer: Any = None,
+    ):
         data = config.data
         self._source, self._numbers, self._size = source, numbers, size
+        self._inputs, self._tokenizer = inputs, tokenizer
         self._flips = (0.0, 1.0) if flips else (0.0,)
         self._settings = {
             "image_size": data.image_size,
@@ -194,13 +239,22 @@ class _Batches:
     def __len__(self) -> int:
         return math.ceil(len(self._numbers) / self._size)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    def __getitem__(
+        self, index: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray], list[dict[str, Any]]]:
         numbers = self._numbers[index * self._size : (index + 1) * self._size]
         examples = [self._source[number] for number in numbers]
         images = [self._images(example["image"]) for example in examples]
-        images += [images[-1]] * (self._size - len(images))
+        inputs = {name: [self._read(name, x) for x in examples] for name in self._inputs}
+        for rows in (images, *inputs.values()):
+            rows += [rows[-1]] * (self._size - len(rows))
         labels = [{k: x[k] for k in ("class", "text") if k in x} for x in examples]
-        return np.stack(images), labels
+        return np.stack(images), {name: np.stack(x) for name, x in inputs.items()}, labels
+
+    def _read(self, name: str, example: dict[str, Any]) -> np.ndarray:
+        if name == "tokens":
+            return self._tokenizer(example["text"])
+        return np.asarray(example[name], np.int32)
 
     def __repr__(self) -> str:
         return f"_Batches({self._numbers}, {self._size})"
@@ -231,6 +285,7 @@ def _make_encoder(task: LatentDiffusionTask, mesh: Mesh, params: PyTree) -> Enco
 def _records(
     batches: _Batches,
     encode_batch: Encoder,
+    answer: ConditionEncoder | None,
     reading: tuple[int, int],
     report: Callable[[int], object],
 ) -> Iterator[bytes]:
@@ -242,16 +297,22 @@ def _records(
         num_threads=min(num_threads, prefetch), prefetch_buffer_size=prefetch
     )
     loaded = grain.MapDataset.source(batches).to_iter_dataset(options)
-    before: tuple[Array, tuple[int, ...], list[dict[str, Any]]] | None = None
+    before: tuple[Array, list[Array], tuple[int, ...], list[dict[str, Any]]] | None = None
     for batch in itertools.chain(loaded, [None]):
         started = None
         if batch is not None:
-            images, labels = batch
-            started = encode_batch(images.reshape(-1, *images.shape[2:])), images.shape[:2], labels
+            images, inputs, labels = batch
+            started = (
+                encode_batch(images.reshape(-1, *images.shape[2:])),
+                answer(inputs) if answer else [],
+                images.shape[:2],
+                labels,
+            )
         if before is not None:
-            moments, shape, labels = before
+            moments, answers, shape, labels = before
             by_example = np.asarray(moments).reshape(*shape, *moments.shape[1:])
-            for example, its_labels in zip(by_example, labels, strict=False):
-                yield pack(example, its_labels)
+            by_route = [np.asarray(x) for x in answers]
+            for row, its_labels in enumerate(labels):
+                yield pack(by_example[row], its_labels, [x[row] for x in by_route])
             report(len(labels))
         before = started

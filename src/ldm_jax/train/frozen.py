@@ -30,13 +30,14 @@ from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_statistics import LatentStatistics, LatentSums
 from ldm_jax.tasks.latent_task import LatentTask
-from ldm_jax.train.cache_key import check_cached_first_stage
+from ldm_jax.train.cache_key import check_cached_conditioner, check_cached_first_stage
 from ldm_jax.train.checkpoint import read_frozen_record, restore_frozen
 from ldm_jax.train.exchange import open_model
 from ldm_jax.train.fingerprint import check_first_stage, first_stage_hash
 from ldm_jax.train.load import (
     check_same_components,
     load_component,
+    load_conditioner,
     load_frozen,
     open_start,
 )
@@ -76,6 +77,9 @@ def prepare_frozen(
 ) -> tuple[Frozen, dict[str, Any]]:
     """Loads the first stage that a run trains against, and measures its latents.
 
+    And a conditioner that is not trained, from `config.task.conditioner_weights`. A model that the
+    run starts from, `config.train.init_from`, brings both.
+
     `config.task.first_stage.scale_factor` is a number; 'auto', per-channel mean and standard
     deviation; or 'std', one standard deviation of all elements. Both are those of posterior samples
     of `scale_images` training images, but of no image twice. The reference uses one batch.
@@ -104,6 +108,7 @@ def prepare_frozen(
             digest = first_stage_hash(model, frozen.params)
             record = {**start.scale_record, "first_stage": digest}
         check_cached_first_stage(config, digest, task.moments_shape)
+        _check_cached_conditioner(config, task, frozen.conditioner)
         return frozen, record
     if isinstance(task, LatentClassifierTask):
         guided = _frozen_of_guided(config, task, mesh)
@@ -115,13 +120,18 @@ def prepare_frozen(
     check_cached_first_stage(config, digest, task.moments_shape)
     factor = settings.get("scale_factor", "auto")
     record = {"first_stage": digest, "scale_factor": factor}
+    conditioner = None
+    if isinstance(task, LatentDiffusionTask) and task.has_frozen_conditioner:
+        conditioner = load_conditioner(config, task, mesh)
+        _check_cached_conditioner(config, task, conditioner)
     if not isinstance(factor, str):
-        return Frozen(params, fixed_scale(model.latent_channels, float(factor))), record
+        scale = fixed_scale(model.latent_channels, float(factor))
+        return Frozen(params, scale, conditioner), record
     num_images = min(settings.get("scale_images", SCALE_IMAGES), stream.num_examples)
     statistics = _measure(task.first_stage, params, stream, num_images, config.seed, mesh)
     logging.info("latents of %s", statistics)
     scale = measured_scale(statistics, factor)
-    return Frozen(params, scale), {**record, "statistics": statistics.to_json()}
+    return Frozen(params, scale, conditioner), {**record, "statistics": statistics.to_json()}
 
 
 def _frozen_of_guided(
@@ -180,7 +190,13 @@ def restore_run_frozen(
         check_first_stage(str(workdir), read_frozen_record(workdir), digest)
         if for_training:
             check_cached_first_stage(config, digest, task.moments_shape)
+            _check_cached_conditioner(config, task, frozen.conditioner)
     return frozen
+
+
+def _check_cached_conditioner(config: ConfigDict, task: LatentTask, params: PyTree) -> None:
+    if isinstance(task, LatentDiffusionTask) and task.has_frozen_conditioner:
+        check_cached_conditioner(config, task.conditioner, params)
 
 
 def load_first_stage(config: ConfigDict, task: LatentTask, mesh: Mesh) -> PyTree:

@@ -17,6 +17,7 @@ from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import Task, to_uint8_images
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
+from ldm_jax.train.cache_key import cached_routes
 from ldm_jax.train.sampling import make_sample_fn
 from ldm_jax.train.state import TrainState
 
@@ -52,16 +53,19 @@ def make_grid(
     count = min(config.sample.grid_images, len(source))
     if count < 1:
         return None
-    entries = task.condition_entries if isinstance(task, LatentDiffusionTask) else ()
+    entries: tuple[str, ...] = ()
+    if isinstance(task, LatentDiffusionTask):
+        entries = cached_routes(config) or task.condition_entries
     keys = tuple(dict.fromkeys(("image", *entries)))
     examples = assemble.build_examples(config, source, tokenizer, np.arange(count), keys)
     if isinstance(task, LatentDiffusionTask):
-        return _samples(config, task, examples, count, mesh)
+        inputs = {name: examples[name] for name in entries}
+        return _samples(config, task, inputs, count, mesh)
     return _reconstructions(task, examples, mesh) if isinstance(task, FirstStageTask) else None
 
 
 def _samples(
-    config: ConfigDict, task: LatentDiffusionTask, examples: dict, count: int, mesh: Mesh
+    config: ConfigDict, task: LatentDiffusionTask, inputs: dict, count: int, mesh: Mesh
 ) -> Grid:
     draw = make_sample_fn(
         task,
@@ -70,7 +74,6 @@ def _samples(
         per_device_batch=config.sample.per_device_batch,
         finite=False,  # a picture is no reason to stop a run; its loss would be
     )
-    inputs = {name: examples[name] for name in task.condition_entries}
     indices = np.arange(count)
     return Grid(
         "samples",

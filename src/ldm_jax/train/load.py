@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
+from ldm_jax.interop.text_towers import is_tower, read_tower
 from ldm_jax.parallel.sharding import placed, replicated
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.first_stage import Frozen
@@ -109,6 +110,35 @@ def load_frozen(model: Model, mesh: Mesh, *, with_conditioner: bool) -> Frozen:
         digest = first_stage_hash(model.module("first_stage"), params)
         check_first_stage(str(model.path), model.scale_record, digest)
     return Frozen(_put(model, "first_stage", params, mesh) if params else {}, scale, conditioner)
+
+
+def load_conditioner(config: ConfigDict, task: LatentDiffusionTask, mesh: Mesh) -> PyTree:
+    """Returns the parameters of the frozen conditioner that `config` names, laid out over a mesh.
+
+    It is that of `config.train.init_from`; or `config.task.conditioner_weights` is a folder of
+    transformers, or a model of any layout whose conditioner is the run's.
+
+    Raises:
+      UserError: it is neither, or of another conditioner.
+    """
+    if config.train.init_from:
+        with open_start(config, task) as start:
+            return load_component(start, "conditioner", mesh)
+    abstract = jax.eval_shape(task.init_conditioner, jax.eval_shape(lambda: jax.random.key(0)))
+    source = Path(config.task.conditioner_weights).expanduser()
+    what = "config.task.conditioner_weights"
+    if is_tower(source):
+        params = read_tower(what, source, task.conditioner, abstract)
+    else:
+        with open_model(source, for_sampling=False) as model:
+            model.check()
+            check_same_components(f"{what}={source}", model, {"conditioner": task.conditioner})
+            params = model.load("conditioner")
+    return jax.tree.map(
+        lambda x, to: jax.device_put(np.asarray(x).astype(to.dtype), to.sharding),
+        params,
+        placed(mesh, abstract),
+    )
 
 
 def open_start(config: ConfigDict, task: Task) -> Model:

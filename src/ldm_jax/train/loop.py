@@ -26,8 +26,11 @@ from ldm_jax.data.pipeline import Stream
 from ldm_jax.parallel.mesh import check_batch_size, make_mesh
 from ldm_jax.parallel.sharding import placed, put_batch, shardings
 from ldm_jax.tasks.base import Task
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
+from ldm_jax.train.cache_key import cached_routes
+from ldm_jax.train.cached_conditions import without_conditioner
 from ldm_jax.train.checkpoint import (
     Checkpoints,
     check_same_run,
@@ -108,6 +111,10 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         else:
             write_config(workdir, config)
             frozen = _prepare_frozen(config, workdir, task, mesh, source, tokenizer)
+        cached = cached_routes(config)
+        if isinstance(task, LatentDiffusionTask) and cached:
+            frozen = without_conditioner(task, frozen, mesh)
+            logging.info("the cache answers for the conditioner: %s", ", ".join(cached))
         checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
         state = _restore_or_init(config, mesh, task, checkpoints, stream, abstract, init)
         if begun:
@@ -118,11 +125,15 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             seed=config.seed,
             accumulation=config.train.accumulation,
             max_ema_decay=config.train.ema_decay,
+            not_averaged=assemble.not_averaged(config, task),
         )
         step_fn = compile_train_step(train_step, mesh, abstract, frozen)
+        # Of a source beside the cache, only the conditioner could make a condition.
+        beside = bool(cached and config.data.get("evaluation_source"))
+        shown = source if beside else held_out or source
         watch = Watch(
             make_evaluation(config, task, held_out, mesh, abstract, frozen),
-            make_grid(config, task, held_out or source, tokenizer, mesh),
+            make_grid(config, task, shown, tokenizer, mesh),
         )
         state = _run(
             config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, watch

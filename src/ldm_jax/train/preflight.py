@@ -8,9 +8,10 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from ldm_jax.core.checks import UserError, did_you_mean, lookup
+from ldm_jax.core.checks import UserError, did_you_mean
 from ldm_jax.core.config import check_fields
 from ldm_jax.core.defaults import base_config
+from ldm_jax.core.plugins import find_plugin
 from ldm_jax.data import SOURCES, TOKENIZERS
 from ldm_jax.data.pipeline import make_stream
 from ldm_jax.interop.inception_weights import load_inception
@@ -19,6 +20,7 @@ from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
+from ldm_jax.train.cached_conditions import check_cacheable
 from ldm_jax.train.checkpoint import has_begun, has_frozen, read_config
 from ldm_jax.train.evaluation import check_evaluation
 from ldm_jax.train.exchange import open_model
@@ -130,16 +132,16 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
         return
     if has_frozen(workdir):
         return  # a run keeps its own copy of the first stage
-    if not config.train.init_from and task.has_frozen_conditioner:
-        raise UserError(
-            "config.task.train_conditioner=False: a frozen conditioner needs its weights. Legal: "
-            "--config.train.init_from=MODEL, such as a diffusers folder of Stable Diffusion."
-        )
+    _check_conditioner_weights(config, task)
     _check_first_stage_weights(config, task)
 
 
 def check_encode(
-    config: ConfigDict, out: str | Path, per_device_batch: int, examples_per_shard: int
+    config: ConfigDict,
+    out: str | Path,
+    per_device_batch: int,
+    examples_per_shard: int,
+    conditioning: str | None = None,
 ) -> LatentDiffusionTask:
     """Returns the task of a configuration whose data are to be encoded to a folder.
 
@@ -159,7 +161,32 @@ def check_encode(
         )
     _check_crop(config.data)
     _check_first_stage_weights(config, task)
+    if conditioning is not None:
+        check_cacheable(task, conditioning)
+        assemble.check_inputs(config, task)
+        _check_conditioner_weights(config, task)
     return task
+
+
+def _check_conditioner_weights(config: ConfigDict, task: LatentTask) -> None:
+    """Raises UserError unless a frozen conditioner's weights are named, and a trained one's not."""
+    source = config.task.get("conditioner_weights")
+    if source and not task.has_frozen_conditioner:
+        raise UserError(
+            f"config.task.conditioner_weights={source}: this conditioner is trained from scratch. "
+            "Legal: with config.task.train_conditioner=False."
+        )
+    if task.has_frozen_conditioner and not (source or config.train.init_from):
+        raise UserError(
+            "config.task.train_conditioner=False: a frozen conditioner needs its weights. Legal: "
+            "--config.task.conditioner_weights=FOLDER, of transformers or a model that has them, "
+            "or --config.train.init_from=MODEL, such as a diffusers folder of Stable Diffusion."
+        )
+    if source and not config.train.init_from and not Path(source).expanduser().is_dir():
+        raise UserError(
+            f"config.task.conditioner_weights={source}: no such folder. Legal: a folder of "
+            "transformers (config.json, model.safetensors), or a model with this conditioner."
+        )
 
 
 def _check_first_stage_weights(config: ConfigDict, task: LatentTask) -> None:
@@ -272,7 +299,7 @@ def _check_crop(data: ConfigDict) -> None:
 def _check_plug_in(what: str, registry: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     if "name" not in config:
         raise UserError(f"{what}: needs a name. Legal: {', '.join(registry)}.")
-    target = lookup(f"{what}.name", registry, config["name"])
+    target = find_plugin(f"{what}.name", registry, config["name"])
     check_fields(what, target, {k: v for k, v in config.items() if k != "name"})
 
 

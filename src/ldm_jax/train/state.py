@@ -16,7 +16,8 @@ class TrainState:
     Attributes:
       step: scalar int32, completed updates.
       params: trained parameters, by top-level module.
-      ema_params: exponential moving average of `params`.
+      ema_params: exponential moving average of `params`, for sampling; of modules that are not
+        averaged, the parameters themselves.
       opt_state: optax state by loss group.
       mutable: other collections, such as BatchNorm statistics.
     """

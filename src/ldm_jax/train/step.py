@@ -1,6 +1,6 @@
 """The only train step: every task, every mesh."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, cast
 
 import jax
@@ -42,6 +42,7 @@ def make_train_step(
     seed: int,
     accumulation: int = 1,
     max_ema_decay: float = 0.9999,
+    not_averaged: Collection[str] = (),
 ) -> TrainStep:
     """Returns `(state, frozen, batch) -> (state, metrics)`, a pure function to be jitted.
 
@@ -58,6 +59,7 @@ def make_train_step(
       seed: of the run; all keys derive from it and `state.step`.
       accumulation: micro-batches per update.
       max_ema_decay: see `ema_decay`.
+      not_averaged: modules whose average is the parameters as they are.
     """
 
     def train_step(state: TrainState, frozen: PyTree, batch: Batch):
@@ -83,6 +85,7 @@ def make_train_step(
         with jax.named_scope("ema"):
             decay = ema_decay(step, max_ema_decay)
             ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema_params, params)
+            ema |= {name: params[name] for name in not_averaged}
         metrics["param_norm"] = optax.tree.norm(params)
         return TrainState(step, params, ema, opt_state, mutable), metrics
 

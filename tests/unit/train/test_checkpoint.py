@@ -151,7 +151,12 @@ def make_config(**changes):
             "seed": 0,
             "task": {"name": "x", "mult": (1, 2), "first_stage": {"workdir": placeholder(str)}},
             "data": {"image_size": 8},
-            "train": {"steps": 10, "mesh": (-1, 1, 1), "clip_norm": placeholder(float)},
+            "train": {
+                "steps": 10,
+                "mesh": (-1, 1, 1),
+                "clip_norm": placeholder(float),
+                "ema_conditioner": True,
+            },
             "sample": {"steps": 5, "decode_batch": 4},
         }
     )
