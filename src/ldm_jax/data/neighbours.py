@@ -1,5 +1,6 @@
 """Embeddings of an example and of its nearest neighbours, for retrieval-augmented models."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,8 @@ class Neighbours:
             raise UserError(f"neighbours among={among}: legal is k={k} to {most}.")
         self.k, self.own = k, own
         self._among = k if among is None else among
-        self._search = SEARCHES[search](self._database)
+        self._kind, self._search = search, None
+        self._lock = threading.Lock()
         self._known = np.full((len(self._queries), self._among), -1, np.int32)
 
     def shape(self, image_size: int) -> tuple[tuple[int, ...], Any]:
@@ -87,12 +89,18 @@ class Neighbours:
         """Returns the numbers of an example's nearest rows in the database, the nearest first."""
         if self._known[index, 0] < 0:
             query = self._queries.rows([index])[0]
-            found = self._search(query, self._among + self._excludes)
+            found = self._searcher()(query, self._among + self._excludes)
             if self._excludes:
                 found = found[found != index][: self._among]
             # Threads may come here at once; they find the same.
             self._known[index] = found
         return self._known[index]
+
+    def _searcher(self) -> Any:
+        with self._lock:  # an index is built once, when it is needed
+            if self._search is None:
+                self._search = SEARCHES[self._kind](self._database)
+        return self._search
 
 
 class OwnEmbedding:

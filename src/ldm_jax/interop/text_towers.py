@@ -7,9 +7,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ldm_jax.conditioning.clip_image import ClipImage
 from ldm_jax.conditioning.clip_text import ClipText
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
+from ldm_jax.interop.clip_image_names import (
+    clip_image_settings,
+    is_not_of_clip_image,
+    transformers_clip_image,
+)
 from ldm_jax.interop.conditioner_names import transformers_clip
 from ldm_jax.interop.diffusers import open_weights, read_json
 from ldm_jax.interop.diffusers_settings import clip_settings
@@ -46,6 +52,7 @@ TOWERS: dict[type, Tower] = {
         "text_model.",
         lambda name: name.endswith("position_ids"),
     ),
+    ClipImage: Tower(clip_image_settings, transformers_clip_image, "", is_not_of_clip_image),
 }
 
 

@@ -82,7 +82,7 @@ def test_a_search_is_remembered(files):
     folder, *_ = files
     make = Neighbours(str(folder / "own.npy"), k=2)
     first, asked = make.nearest(3).copy(), []
-    make._search = lambda *arguments: asked.append(arguments)
+    make._search = lambda *arguments: asked.append(arguments)  # would be asked again
     np.testing.assert_array_equal(make.nearest(3), first)
     assert not asked
 
