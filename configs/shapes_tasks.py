@@ -99,8 +99,9 @@ def _embedded(config, key, tokens):
         "key": key,
         "route": "context",
         "shape": (tokens, _EMBEDDED),
+        "scale": _EMBEDDED**0.5,  # embeddings have length 1
     }
-    config.train.steps = 1500
+    config.train.steps = 2000
 
 
 TASKS = {

@@ -1,10 +1,11 @@
 """Retrieval-augmented LDM-16 at 768×768: rdm.
 
-Blattmann et al. 2022 (arXiv 2204.11824); reference: configs/retrieval-augmented-diffusion. The model
-reads `clip_embeddings`, float32 [11, 768]: of the caption and of 10 neighbours, each of length 1.
-They come from FILE.npy, CLIP's (ViT-L/14) embeddings of the captions, a row an image; neighbours
-from a database of images, DB.npy, without which they are other captions. Where the database is of
-the same images, add --config.data.derive.clip_embeddings.paired=True: none is its own neighbour.
+Blattmann et al. 2022 (arXiv 2204.11824); reference: configs/retrieval-augmented-diffusion. It reads
+`clip_embeddings`, float32 [11, 768]: of the caption and of 10 neighbours, each of length 1. They
+come from FILE.npy, the embeddings of captions by CLIP (ViT-L/14), a row an image, and the
+neighbours from DB.npy, of a database of images; without it they are other captions. Where the
+database is of the same images, add --config.data.derive.clip_embeddings.paired=True, so that none
+is its own neighbour.
 Command: ldm-jax train --config configs/published/rdm_768.py --workdir runs/rdm_768 \
   --config.data.source.path=DIR --config.task.first_stage.workdir=runs/kl_f16 \
   --config.data.derive.clip_embeddings.embeddings=FILE.npy \

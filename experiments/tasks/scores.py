@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import embed
 import jax
 import jax.numpy as jnp
-import embed
 import numpy as np
 from PIL import Image
 

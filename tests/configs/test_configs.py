@@ -103,11 +103,12 @@ def trace_train_step(path):
 
 
 SHAPES_TASKS = (
-    "unconditional class two_objects layout semantic super_resolution inpainting retrieval variations"
+    *("unconditional", "class", "two_objects", "layout", "semantic"),
+    *("super_resolution", "inpainting", "retrieval", "variations"),
 )
 
 
-@pytest.mark.parametrize("name", SHAPES_TASKS.split())
+@pytest.mark.parametrize("name", SHAPES_TASKS)
 def test_every_task_on_shapes_finds_its_inputs_in_the_data(name, tmp_path):
     config = load_config(f"{FOLDER / 'shapes_tasks.py'}:{name}")
     for entry in (config.data.get("derive") or {}).values():

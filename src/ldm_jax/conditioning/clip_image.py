@@ -71,7 +71,7 @@ class ClipImage(Conditioner):
         return {"image": jax.ShapeDtypeStruct((image_size, image_size, 3), jnp.uint8)}
 
     def __call__(self, batch: Batch, *, deterministic: bool = True) -> Conditioning:
-        """Encodes batch['image'], uint8 [b, H, W, 3] of any size; what is not square is squeezed."""
+        """Encodes batch['image'], uint8 [b, H, W, 3] of any size; squeezed where not square."""
         images = batch["image"]
         check_shape("batch['image']", images.shape, (None, None, None, 3))
         return Conditioning(context=self.encode(self.prepare(images))[:, None, :])

@@ -1,7 +1,7 @@
 """Embeddings of an example and of its nearest neighbours, for retrieval-augmented models."""
 
 import threading
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -67,7 +67,7 @@ class Neighbours:
             raise UserError(f"neighbours among={among}: legal is k={k} to {most}.")
         self.k, self.own = k, own
         self._among = k if among is None else among
-        self._kind, self._search = search, None
+        self._kind, self._search = search, cast(Any, None)
         self._lock = threading.Lock()
         self._known = np.full((len(self._queries), self._among), -1, np.int32)
 

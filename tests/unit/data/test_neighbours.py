@@ -51,7 +51,7 @@ def test_the_own_embedding_comes_first(files):
 
 
 def test_an_example_is_not_its_own_neighbour_among_paired_rows(files):
-    folder, own, other = files
+    folder, _, other = files
     np.save(folder / "images.npy", other[:6])
     arguments = (str(folder / "own.npy"), str(folder / "images.npy"))
     alone, paired = Neighbours(*arguments, k=5), Neighbours(*arguments, k=5, paired=True)
