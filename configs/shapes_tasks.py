@@ -6,8 +6,9 @@ section 4.3.1), semantic (label maps, section 4.3.2), super_resolution (×4 bicu
 inpainting (random strokes and boxes, section 4.5), retrieval (embeddings of four other images that
 look alike, Blattmann et al. 2022) and variations (the embedding of the image itself). The last two
 read embeddings of the scenes, which `experiments/tasks/embed.py` writes.
-Command: ldm-jax train --config configs/shapes_tasks.py:layout --workdir runs/shapes_layout \
+Command: ldm-jax train --config configs/shapes_tasks.py --workdir runs/shapes_class \
   --config.task.first_stage.workdir=runs/shapes_autoencoder
+with `shapes_tasks.py:layout` for layouts, and so on.
 Result: experiments/tasks/README.md.
 """
 
@@ -101,6 +102,7 @@ def _embedded(config, key, tokens):
         "shape": (tokens, _EMBEDDED),
         "scale": _EMBEDDED**0.5,  # embeddings have length 1
     }
+    config.task.model.attention_factors = (1, 2)  # all levels, as in the published model
     config.train.steps = 2000
 
 

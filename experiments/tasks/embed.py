@@ -23,10 +23,10 @@ _FAINT = 0.15  # of the strongest contrast; below it is the ground
 def embed(image: np.ndarray) -> np.ndarray:
     """Returns float32 [8] of length 1 from uint8 [s, s, 3].
 
-    The mean difference to the ground in red, green and blue, of length 1, and of the mask w of what
-    stands out (in [0, 1], by contrast) complex moments about its centre, mean of w (z / r)^n for
-    n = 3 and 4 with r^2 the mean of |z|^2, which neither place nor size changes (Flusser and Suk
-    1993); at last the mean of |z / r|^4 less that of a disc.
+    The mean difference to the ground in red, green and blue, less its mean over these, of length 1:
+    the hue. And of the mask w of what stands out (in [0, 1], by contrast) complex moments about its
+    centre, the mean of w (z / r)^n for n = 3 and 4 with r^2 that of |z|^2, which neither place nor
+    size changes (Flusser and Suk 1993); at last the mean of |z / r|^4 less that of a disc.
     """
     contrast = image.astype(np.float32) - np.median(image, axis=(0, 1))[None, None, :]
     strength = np.sqrt(np.sum(contrast**2, axis=2))
@@ -34,6 +34,7 @@ def embed(image: np.ndarray) -> np.ndarray:
     mask = np.where(mask < _FAINT, 0.0, mask)
     total = max(mask.sum(), 1e-6)
     colour = np.einsum("hwc,hw->c", contrast, mask)
+    colour -= colour.mean()
     colour /= max(np.linalg.norm(colour), 1e-6)
     y, x = np.mgrid[: image.shape[0], : image.shape[1]]
     z = x - 1j * y
@@ -43,7 +44,7 @@ def embed(image: np.ndarray) -> np.ndarray:
     spread = (mask * np.abs(z) ** 4).sum() / total - 4 / 3
     form = [third.real, third.imag, fourth.real, fourth.imag, spread]
     found = np.concatenate([colour, form])
-    return (found / np.linalg.norm(found)).astype(np.float32)
+    return (found / max(np.linalg.norm(found), 1e-6)).astype(np.float32)
 
 
 def write(path: Path, source: Any) -> Path:

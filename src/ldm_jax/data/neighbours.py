@@ -87,12 +87,11 @@ class Neighbours:
 
     def nearest(self, index: int) -> np.ndarray:
         """Returns the numbers of an example's nearest rows in the database, the nearest first."""
-        if self._known[index, 0] < 0:
+        if self._known[index, -1] < 0:  # the last to be written, should a thread look meanwhile
             query = self._queries.rows([index])[0]
             found = self._searcher()(query, self._among + self._excludes)
             if self._excludes:
                 found = found[found != index][: self._among]
-            # Threads may come here at once; they find the same.
             self._known[index] = found
         return self._known[index]
 
