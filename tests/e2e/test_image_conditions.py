@@ -119,15 +119,27 @@ def embedded(folder, rows, width, **fields):
     return config
 
 
-def test_neighbours_train_with_examples_held_out(tmp_path):
+def test_batches_and_grids_find_the_rows_of_their_examples(tmp_path):
     config = embedded(tmp_path, 3, 4)
     config.data.holdout = 6
-    config.train.update(steps=1, checkpoint_every=1, sample_every=1)
-    train(config, tmp_path / "run")
-    assert list((tmp_path / "run").rglob("*.png"))
-    pipeline = Pipeline.from_checkpoint(tmp_path / "run")
-    given = np.random.default_rng(2).normal(size=(2, 3, 4)).astype(np.float32)
-    assert pipeline(conditions={"neighbours": given}).shape == (2, 16, 16, 3)
+    task = assemble.build_task(config)
+    training, held_out = assemble.build_source(config)
+    rows = np.load(tmp_path / "rows.npy")
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    numbers = {SOURCE[k]["image"].tobytes(): k for k in range(64)}
+    batch = next(assemble.build_stream(config, training, task, None))
+    fixed = assemble.build_examples(config, held_out, None, range(6), ("image", "neighbours"))
+    for found in (batch, fixed):
+        own = [numbers[image.tobytes()] for image in found["image"]]
+        likeness = unit[own] @ unit.T
+        likeness[np.arange(len(own)), own] = -np.inf
+        nearest = np.argsort(-likeness, axis=1)[:, :2]
+        expected = np.concatenate([unit[own][:, None], unit[nearest]], axis=1)
+        np.testing.assert_allclose(found["neighbours"], expected, atol=1e-6)
+    spec = assemble.batch_spec(config, task, 8)
+    assert {k: (x.shape, x.dtype) for k, x in batch.items()} == {
+        k: (x.shape, x.dtype) for k, x in spec.items()
+    }
 
 
 def test_what_does_not_fit_is_said_before_training(tmp_path):
