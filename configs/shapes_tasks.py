@@ -89,7 +89,7 @@ def retrieval(config):
 
 def variations(config):
     """One token: the embedding of the image itself, which says what it shows but not where."""
-    _embedded(config, "embedding", 1)
+    _embedded(config, "image_embedding", 1)
 
 
 def _embedded(config, key, tokens):

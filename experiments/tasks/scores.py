@@ -324,7 +324,7 @@ SCORES = {
     ),
     "variations": Score(
         "colour and shape of the given image",
-        _with("embedding"),
+        _with("image_embedding"),
         # Trivial is another real image.
         _judge_attributes(lambda e: e.label, lambda e: e.image, lambda e: _rolled(e.image)),
     ),

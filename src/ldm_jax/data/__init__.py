@@ -31,7 +31,7 @@ DERIVED |= {
     "low_res": LowResolution,
     "mask": RandomMask,
     "neighbours": Neighbours,
-    "embedding": OwnEmbedding,
+    "image_embedding": OwnEmbedding,
 }
 
 TOKENIZERS = registry_like(Tokenizer, "__call__")

@@ -114,7 +114,7 @@ class OwnEmbedding:
     reads = ("index",)
 
     def __init__(self, embeddings: str):
-        self._embeddings = Embeddings("embedding embeddings", embeddings)
+        self._embeddings = Embeddings("image_embedding embeddings", embeddings)
 
     def shape(self, image_size: int) -> tuple[tuple[int, ...], Any]:
         """Returns shape and type of the embedding."""
@@ -124,7 +124,7 @@ class OwnEmbedding:
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
         """Returns the embedding of an example."""
         del rng
-        return self._embeddings.rows([_row("embedding", self._embeddings, example)])
+        return self._embeddings.rows([_row("image_embedding", self._embeddings, example)])
 
 
 def _row(what: str, embeddings: Embeddings, example: dict[str, Any]) -> int:

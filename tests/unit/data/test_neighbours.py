@@ -89,11 +89,11 @@ def test_a_search_is_remembered(files):
 
 def test_the_embedding_of_the_example_itself(files):
     folder, own, _ = files
-    make = DERIVED["embedding"](str(folder / "own.npy"))
+    make = DERIVED["image_embedding"](str(folder / "own.npy"))
     assert make.shape(32) == ((1, 4), np.float32)
     found = make({"index": 2}, np.random.default_rng(0))
     np.testing.assert_allclose(found, own[2:3] / np.linalg.norm(own[2]), atol=1e-6)
-    with pytest.raises(UserError, match="embedding: example 6, but 6 embeddings"):
+    with pytest.raises(UserError, match="image_embedding: example 6, but 6 embeddings"):
         make({"index": 6}, np.random.default_rng(0))
 
 
@@ -112,7 +112,7 @@ class Numbered:
 def test_what_is_held_out_keeps_its_row(files):
     folder, own, _ = files
     unit = own / np.linalg.norm(own, axis=1, keepdims=True)
-    derive = {"embedding": DERIVED["embedding"](str(folder / "own.npy"))}
+    derive = {"image_embedding": DERIVED["image_embedding"](str(folder / "own.npy"))}
     for part in split(Numbered(), 2):
         stream = make_stream(
             part, batch_size=2, image_size=4, num_threads=0, prefetch=0, derive=derive
@@ -120,10 +120,10 @@ def test_what_is_held_out_keeps_its_row(files):
         for _ in range(3):
             batch = next(stream)
             numbers = batch["image"][:, 0, 0, 0]
-            np.testing.assert_allclose(batch["embedding"][:, 0], unit[numbers], atol=1e-6)
+            np.testing.assert_allclose(batch["image_embedding"][:, 0], unit[numbers], atol=1e-6)
         fixed = load_examples(part, range(2), image_size=4, derive=derive)
         numbers = fixed["image"][:, 0, 0, 0]
-        np.testing.assert_allclose(fixed["embedding"][:, 0], unit[numbers], atol=1e-6)
+        np.testing.assert_allclose(fixed["image_embedding"][:, 0], unit[numbers], atol=1e-6)
 
 
 def test_errors(files, tmp_path):
