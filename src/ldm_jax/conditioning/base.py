@@ -1,7 +1,5 @@
 """What every conditioner offers, and the dropping of conditions for guidance."""
 
-from typing import ClassVar
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,7 +22,8 @@ class Conditioner(nn.Module):
         task's `condition_drop_rate`. A subclass may make it a field.
     """
 
-    drop_rate: ClassVar[float | None] = None
+    # Not annotated: dataclasses would put a subclass's field of that name before all others.
+    drop_rate = None  # type: float | None
 
     def input_shapes(self, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shape and type of one example of every entry of the batch that it reads.

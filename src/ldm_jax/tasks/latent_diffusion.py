@@ -178,8 +178,8 @@ class LatentDiffusionTask(LatentTask):
     ) -> Conditioning:
         variables = self._conditioner_variables(params, frozen)
         rngs = {"dropout": keys.shared(Purpose.DROPOUT)}
-        if frozen.null is not None:
-            conditioning: Any = _answers(frozen.null, batch)
+        if self._is_answered(frozen):
+            conditioning: Any = _answers(cast(Conditioning, frozen.null), batch)
         else:
             conditioning = self.conditioner.apply(
                 variables,
@@ -196,6 +196,10 @@ class LatentDiffusionTask(LatentTask):
         )
         return cast(Conditioning, dropped)
 
+    def _is_answered(self, frozen: Frozen) -> bool:
+        """Returns whether the batch holds the conditioner's answers, in place of what it reads."""
+        return not self.train_conditioner and frozen.null is not None
+
     def _conditioner_variables(self, params: PyTree, frozen: Frozen) -> PyTree:
         found = params["conditioner"] if self.train_conditioner else frozen.conditioner
         return {"params": {} if found is None else found}
@@ -206,8 +210,8 @@ class LatentDiffusionTask(LatentTask):
         For a masked image these are `masked_image` itself, or `image`, uint8 [b, H, W, C], and
         `mask` [b, H, W], 1 where it is hidden. With `frozen.null`, they are its answers by route.
         """
-        if frozen.null is not None:
-            return _answers(frozen.null, batch)
+        if self._is_answered(frozen):
+            return _answers(cast(Conditioning, frozen.null), batch)
         variables = self._conditioner_variables(params, frozen)
         batch = self._with_masked_image(frozen, batch)
         return cast(Conditioning, self.conditioner.apply(variables, batch))
@@ -229,7 +233,7 @@ class LatentDiffusionTask(LatentTask):
 
     def null_condition(self, params: PyTree, frozen: Frozen, batch_size: int = 1) -> Conditioning:
         """Returns the conditioning of examples without a condition."""
-        if frozen.null is not None:
+        if self._is_answered(frozen):
             return jax.tree.map(
                 lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:])), frozen.null
             )

@@ -56,7 +56,8 @@ def make_grid(
     entries: tuple[str, ...] = ()
     if isinstance(task, LatentDiffusionTask):
         entries = cached_routes(config) or task.condition_entries
-    keys = tuple(dict.fromkeys(("image", *entries)))
+    seen = "moments" if "moments" in source[0] else "image"
+    keys = tuple(dict.fromkeys((seen, *entries)))
     examples = assemble.build_examples(config, source, tokenizer, np.arange(count), keys)
     if isinstance(task, LatentDiffusionTask):
         inputs = {name: examples[name] for name in entries}

@@ -33,6 +33,23 @@ def test_drop_takes_a_null_of_full_batch():
     assert drop(given, null, MASK).embedding.ravel().tolist() == [1.0, 0.0, 3.0]
 
 
+def test_a_conditioner_drops_as_the_function_does_unless_it_knows_better():
+    class Halved(Conditioner):
+        drop_rate: float = 0.25
+
+        def drop(self, conditioning, null, mask):
+            return jax.tree.map(lambda x: x / 2, conditioning)
+
+    given = Conditioning(embedding=jnp.ones((3, 1)))
+    null = Conditioning(embedding=jnp.zeros((1, 1)))
+    plain = Conditioner().apply({}, given, null, MASK, method="drop")
+    assert plain.embedding.ravel().tolist() == [0.0, 1.0, 0.0]
+    assert Conditioner().drop_rate is None
+    halved = Halved().apply({}, given, null, MASK, method="drop")
+    assert halved.embedding.ravel().tolist() == [0.5, 0.5, 0.5]
+    assert (Halved().drop_rate, Halved(drop_rate=0.5).drop_rate) == (0.25, 0.5)
+
+
 def test_base_class_is_abstract():
     with pytest.raises(NotImplementedError):
         Conditioner().null(1)

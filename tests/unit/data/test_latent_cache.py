@@ -1,6 +1,7 @@
 """The files of a latent cache: whole or refused, and nothing in them executes."""
 
 import concurrent.futures
+import dataclasses
 import json
 import re
 
@@ -125,9 +126,36 @@ def test_a_damaged_manifest(folder, change, text):
 
 
 def test_unpack_gives_back_what_pack_took():
-    found = unpack(pack(MOMENTS[1], LABELS[1]), SHAPE)
+    found = unpack(pack(MOMENTS[1], LABELS[1]), MANIFEST)
     np.testing.assert_array_equal(found.pop("moments"), MOMENTS[1])
     assert found == LABELS[1]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_a_conditioner_s_answers_lie_beside_the_moments(tmp_path, dtype):
+    draw = np.random.default_rng(1)
+    manifest = dataclasses.replace(
+        MANIFEST,
+        key={**KEY, "conditioning": dtype},
+        conditioning={"context": (5, 3), "embedding": (4,)},
+    )
+    manifest.write(tmp_path)
+    assert read_manifest(tmp_path) == manifest
+    answers = [draw.normal(size=shape).astype(dtype) for shape in ((7, 5, 3), (7, 4))]
+    for number in range(manifest.num_shards):
+        name, examples = manifest.shard(number)
+        rows = [pack(MOMENTS[i], LABELS[i], [x[i] for x in answers]) for i in examples]
+        write_shard(tmp_path / name, rows)
+    cache = LatentCache(str(tmp_path))
+    for index in (0, 6):
+        found = cache[index]
+        assert found["text"] == LABELS[index]["text"]
+        np.testing.assert_array_equal(found["moments"], MOMENTS[index])
+        for route, expected in zip(("context", "embedding"), answers, strict=True):
+            assert found[route].dtype == dtype
+            np.testing.assert_array_equal(found[route], expected[index])
+    with pytest.raises(ValueError, match="bytes, expected"):
+        unpack(pack(MOMENTS[0], {}, [answers[0][0], answers[1][0], answers[1][0]]), manifest)
 
 
 class Images:

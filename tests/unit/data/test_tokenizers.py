@@ -17,6 +17,14 @@ def test_words_in_order_after_padding_and_unknown():
     assert tokenizer.truncated == 0
 
 
+def test_fingerprints_tell_word_lists_and_lengths_apart():
+    one = WordTokenizer(("cat", "dog"), length=2)
+    one("cat dog cat")
+    assert one.fingerprint() == WordTokenizer(("cat", "dog"), length=2).fingerprint()
+    others = [WordTokenizer(("dog", "cat"), length=2), WordTokenizer(("cat", "dog"), length=3)]
+    assert one.fingerprint() not in [other.fingerprint() for other in others]
+
+
 def test_truncation_is_counted():
     tokenizer = WordTokenizer(("cat",), length=2)
     assert tokenizer("cat dog cat").tolist() == [2, 1]
@@ -87,3 +95,12 @@ def test_hugging_face_errors(tmp_path):
     (tmp_path / "other.bin").write_text("")
     with pytest.raises(UserError, match=r"holds no tokenizer .* found: other.bin"):
         HuggingFaceTokenizer(str(tmp_path))
+
+
+def test_a_hugging_face_fingerprint_outlives_a_call(bert_folder):
+    one = HuggingFaceTokenizer(str(bert_folder), length=4)
+    before = one.fingerprint()
+    one("a red cat a red cat")
+    assert one.fingerprint() == before
+    assert HuggingFaceTokenizer(str(bert_folder), length=4).fingerprint() == before
+    assert HuggingFaceTokenizer(str(bert_folder), length=5).fingerprint() != before

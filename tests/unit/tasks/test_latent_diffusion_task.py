@@ -345,3 +345,48 @@ def test_without_a_null_class_there_is_sampling_but_no_guidance():
 def test_a_drop_rate_is_a_share(rate):
     with pytest.raises(UserError, match=f"^task.condition_drop_rate={rate}: legal is 0 to 1.$"):
         make_task(condition_drop_rate=rate)
+
+
+class Stubborn(ClassLabel):
+    """Drops its second half of every batch, whatever the mask says."""
+
+    drop_rate: float = 1.0
+
+    def drop(self, conditioning, null, mask):
+        half = jnp.arange(mask.shape[0]) >= mask.shape[0] // 2
+        return super().drop(conditioning, null, mask & half)
+
+
+def test_a_conditioner_has_its_own_dropout():
+    task = make_task(Stubborn(num_classes=10, dim=2), condition_drop_rate=0.0)
+    assert task.drop_rate == 1.0
+    output = run_loss(task, {"unet": GAIN, "conditioner": CONDITIONER_PARAMS})
+    row = iter(range(ROWS))
+
+    def context(k, u):
+        return np.asarray(TABLE)[k if next(row) < ROWS // 2 else 10].mean()
+
+    errors, _ = by_hand(context)
+    np.testing.assert_allclose(output.metrics["loss_simple"], errors.mean(), rtol=1e-5)
+    with pytest.raises(UserError, match=r"^task\.conditioner\.drop_rate=2\.0: legal is 0 to 1\.$"):
+        make_task(Stubborn(num_classes=10, dim=2, drop_rate=2.0))
+
+
+def test_answers_from_a_cache_are_answers_of_the_conditioner():
+    """Dropped or not; the conditioner's parameters are not there."""
+    keys = StepKeys(step=jnp.int32(STEP), indices=jnp.arange(ROWS), seed=SEED)
+    task, params, frozen = conditional_task(trained=False)
+    expected = task.loss("diffusion", params, {}, frozen, BATCH, keys).loss
+    null = Conditioning(context=TABLE[None, 10:])
+    answered = dataclasses.replace(frozen, conditioner=None, null=null)
+    batch = {"image": BATCH["image"], "context": TABLE[BATCH["class"]][:, None, :]}
+    loss = task.loss("diffusion", params, {}, answered, batch, keys).loss
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    images = [
+        task.sample(
+            *(params, f, b, jnp.arange(ROWS)),
+            **{"seed": 0, "rows": ddim(make_levels(SCHEDULE, 1)), "guidance_scale": 2.0},
+        )
+        for f, b in ((frozen, BATCH), (answered, batch))
+    ]
+    np.testing.assert_allclose(images[1], images[0], rtol=1e-5)

@@ -106,6 +106,18 @@ def test_three_steps_by_hand(accumulation):
         assert state.mutable["calls"] == (n + 1) * accumulation
 
 
+def test_what_is_not_averaged_is_the_parameters():
+    task = TwoPlayers()
+    optimizers, state = start(task)
+    step = make_train_step(task, optimizers, seed=0, not_averaged=("player_b",))
+    state, _ = jax.jit(step)(state, {}, BATCH)
+    assert state.ema_params["player_b"] == state.params["player_b"] != 2.0
+    decay = 2 / 11
+    np.testing.assert_allclose(
+        state.ema_params["player_a"], decay + (1 - decay) * state.params["player_a"], rtol=1e-6
+    )
+
+
 def test_another_seed_is_another_run():
     task = Regression()
     optimizers, state = start(task)
