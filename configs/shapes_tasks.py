@@ -3,17 +3,22 @@
 Paper: sections 4.1, 4.3 to 4.5; the U-Net and first stage of `shapes_text.py`. The argument names
 the task: unconditional, class, two_objects (captions of two objects), layout (boxes as tokens,
 section 4.3.1), semantic (label maps, section 4.3.2), super_resolution (×4 bicubic, section 4.4),
-inpainting (random strokes and boxes, section 4.5).
-Command: ldm-jax train --config configs/shapes_tasks.py:layout --workdir runs/shapes_layout \
+inpainting (random strokes and boxes, section 4.5), retrieval (embeddings of four other images that
+look alike, Blattmann et al. 2022) and variations (the embedding of the image itself). The last two
+read embeddings of the scenes, which `experiments/tasks/embed.py` writes.
+Command: ldm-jax train --config configs/shapes_tasks.py --workdir runs/shapes_class \
   --config.task.first_stage.workdir=runs/shapes_autoencoder
+with `shapes_tasks.py:layout` for layouts, and so on.
 Result: experiments/tasks/README.md.
 """
 
 import shapes_text
+from ml_collections.config_dict import placeholder
 
 from ldm_jax.data.shapes import RELATIONS_VOCABULARY
 
 _EDGE, _LATENT, _CHANNELS = 32, 8, 4
+_EMBEDDED = 8  # numbers of an embedding of experiments/tasks/embed.py
 
 
 def unconditional(config):
@@ -86,6 +91,31 @@ def inpainting(config):
     config.sample.guidance_scale = 1.0
 
 
+def retrieval(config):
+    """Four tokens: the embeddings of the nearest other images."""
+    _embedded(config, "neighbours", 4)
+    config.data.derive.neighbours.k = 4
+
+
+def variations(config):
+    """One token: the embedding of the image itself, which says what it shows but not where."""
+    _embedded(config, "image_embedding", 1)
+
+
+def _embedded(config, key, tokens):
+    config.data.source.num_examples = 10_000  # as many as there are embeddings
+    config.data.derive = {key: {"embeddings": placeholder(str)}}
+    config.task.conditioner = {
+        "name": "identity",
+        "key": key,
+        "route": "context",
+        "shape": (tokens, _EMBEDDED),
+        "scale": _EMBEDDED**0.5,  # embeddings have length 1
+    }
+    config.task.model.attention_factors = (1, 2)  # all levels, as in the published model
+    config.train.steps = 2000
+
+
 # What is told where it goes, pixel by pixel, is learned sooner than what words or tokens tell.
 STEPS = {"class": 1500, "semantic": 1800, "super_resolution": 1200, "inpainting": 1200}
 TASKS = {
@@ -96,6 +126,8 @@ TASKS = {
     "semantic": semantic,
     "super_resolution": super_resolution,
     "inpainting": inpainting,
+    "retrieval": retrieval,
+    "variations": variations,
 }
 
 

@@ -1,8 +1,9 @@
 """Inpainting on Places at 256×256, 215M parameters, over one of four first stages.
 
 Paper: section 4.5, Tables 6, 7 and 15. The argument names the row of Table 6: vq_f4 (the default),
-vq_f4_noattn, kl_f4, or none for LDM-1. The data need `masked_image`, float32: the latent of the
-image with its holes at -1, and the mask at the latent's size, -1 and 1 in the holes.
+vq_f4_noattn, kl_f4, or none for LDM-1. Masks are drawn, wide strokes and boxes as LaMa's; of them
+and the images the task makes `masked_image`: the latent of the image with its holes at -1, and the
+mask at the latent's size, -1 and 1 in the holes.
 Command: ldm-jax train --config configs/published/inpainting.py --workdir runs/inpainting \
   --config.data.source.path=DIR --config.task.first_stage.workdir=runs/vq_f4
 Published: FID 2.15 (40–50 % masked: 11.87), LPIPS 0.144 for vq_f4; 2.37 (12.60), 0.145 for
@@ -45,6 +46,7 @@ def get_config(first_stage="vq_f4"):
         scale_factor="auto" if first_stage == "kl_f4" else 1.0,
         loss_name="l1",
     )
+    config.data.derive = {"mask": {}}
     # Table 15 prints 1e-6, which looks like the rate per image.
     config.train.update(steps=360_000, batch_size=128, learning_rate=1e-6, scale_learning_rate=True)
     config.sample.update(steps=50, spacing="reference")

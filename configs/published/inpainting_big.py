@@ -1,6 +1,6 @@
 """Inpainting on Places at 256×256, 387M parameters: inpainting_big.
 
-Paper: section 4.5, Table 7. The data need `masked_image` as for inpainting.
+Paper: section 4.5, Table 7. Masks are drawn as for inpainting.
 Command: ldm-jax train --config configs/published/inpainting_big.py --workdir runs/inpainting_big \
   --config.data.source.path=DIR --config.task.first_stage.workdir=runs/vq_f4_noattn
 Published: FID 1.50 (40–50 % masked: 9.39), LPIPS 0.137 after half an epoch of finetuning at 512²;
@@ -26,6 +26,7 @@ def get_config():
         betas=(0.0015, 0.0205),
         loss_name="l1",
     )
+    config.data.derive = {"mask": {}}
     # The YAML multiplies 1e-6 by a factor that goes from 1e-3 to 0.1 to 1e-4; here the peak is 1.
     # Its batch and steps are not published, nor whether it is the YAML of the finetuning.
     config.train.update(

@@ -1,6 +1,6 @@
 """LDM-8 from layouts to images on COCO at 256×256.
 
-Paper: Tables 9, 15 and 17; no YAML was published. The data need `layout` as for OpenImages.
+Paper: Tables 9, 15 and 17; no YAML was published. The data need boxes as for OpenImages.
 Command: ldm-jax train --config configs/published/layout2img_coco.py \
   --workdir runs/layout2img_coco --config.data.source.path=DIR \
   --config.task.first_stage.workdir=runs/vq_f8
@@ -30,6 +30,7 @@ def get_config():
         betas=(0.0015, 0.0205),  # these and the loss as for OpenImages: not published
         loss_name="l1",
     )
+    config.data.derive = layout2img_openimages.get_config().data.derive
     config.train.update(steps=170_000, batch_size=48, learning_rate=4.8e-5)
     config.sample.update(steps=100, spacing="reference")
     return config

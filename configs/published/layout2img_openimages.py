@@ -1,7 +1,7 @@
 """LDM-4 from layouts to images on OpenImages at 256×256: layout2img-openimages256.
 
-Paper: section 4.3.1, Tables 9, 15 and 17. The data need `layout`, int32 [92]: 30 objects of class,
-top left and bottom right, then the crop; 8191 pads.
+Paper: section 4.3.1, Tables 9, 15 and 17. The data need boxes; `layout`, int32 [92], is made of
+them: 30 objects of class, top left and bottom right, then the crop; 8191 pads.
 Command: ldm-jax train --config configs/published/layout2img_openimages.py \
   --workdir runs/layout2img_openimages --config.data.source.path=DIR \
   --config.task.first_stage.workdir=runs/vq_f4
@@ -35,6 +35,7 @@ def get_config():
         betas=(0.0015, 0.0205),
         loss_name="l1",
     )
+    config.data.derive = {"layout": {"num_objects": 30, "vocab_size": 8192}}
     config.train.update(
         steps=4_400_000, batch_size=24, learning_rate=2e-6, scale_learning_rate=True
     )

@@ -11,8 +11,9 @@ results they quote are the paper's: none of these models was retrained here.
   - `batch_size` is the published batch; where only the batch of one GPU is known, it is that one.
     `scale_learning_rate` then gives the learning rate of that batch.
   - `steps` is the published number of iterations, and where none is, the default.
-  - Data are folders of images. Conditions that a folder does not give (masks, layouts, label maps,
-    low resolutions, CLIP embeddings) need a source of one's own under the conditioner's `key`.
+  - Data are folders of images. What a model is conditioned on lies beside them (captions, classes,
+    boxes, label maps), or `config.data.derive` makes it of each example: layouts of boxes, masks,
+    low resolutions, and CLIP embeddings of neighbours from .npy files.
   - The reference drops no condition in training (its code has nothing for it), though some models
     were sampled with guidance. Those drop a tenth here, as Stable Diffusion did.
 """

@@ -1,6 +1,6 @@
 """LDM-4 from label maps to landscapes at 256×256: semantic_synthesis256.
 
-Paper: section 4.3.2, Table 15. The data need `segmentation`, int32 [256, 256] in 0 .. 181.
+Paper: section 4.3.2, Table 15. The data need label maps, `segmentation`, in 0 .. 181.
 Command: ldm-jax train --config configs/published/semantic_256.py --workdir runs/semantic_256 \
   --config.data.source.path=DIR --config.task.first_stage.workdir=runs/vq_f4
 Published: pictures, no numbers. Not retrained here.

@@ -1,7 +1,7 @@
 """LDM-4 from label maps to landscapes at 512×512: semantic_synthesis512.
 
 Reference: models/ldm/semantic_synthesis512; the networks are those of semantic_256. The data need
-`segmentation`, int32 [512, 512] in 0 .. 181.
+label maps, `segmentation`, in 0 .. 181.
 Command: ldm-jax train --config configs/published/semantic_512.py --workdir runs/semantic_512 \
   --config.data.source.path=DIR --config.task.first_stage.workdir=runs/vq_f4
 The workdir is of a first stage at 256×256: it is convolutional.

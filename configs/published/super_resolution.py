@@ -1,7 +1,9 @@
 """LDM-4 for ×4 super-resolution on ImageNet, 64×64 to 256×256: bsr_sr.
 
-Paper: section 4.4, Tables 5, 11 and 15. The data need `low_res`, float32 [64, 64, 3] in [-1, 1]:
-the YAML degrades with bsrgan_light, the tables are for bicubic downsampling with antialiasing.
+Paper: section 4.4, Tables 5, 11 and 15. `low_res`, float32 [64, 64, 3] in [-1, 1], is made of
+the images: the YAML degrades with bsrgan_light, the tables are for bicubic downsampling with
+antialiasing, which is --config.data.derive.low_res.kind=bicubic. The crop is the largest square,
+anywhere; the reference's has a random side of half of it or more.
 Command: ldm-jax train --config configs/published/super_resolution.py \
   --workdir runs/super_resolution --config.data.source.path=DIR \
   --config.task.first_stage.workdir=runs/vq_f4
@@ -29,6 +31,7 @@ def get_config():
         betas=(0.0015, 0.0155),
     )
     config.data.random_crop = True
+    config.data.derive = {"low_res": {"factor": 4, "kind": "bsr_light"}}
     config.train.update(steps=860_000, batch_size=64, learning_rate=1e-6, scale_learning_rate=True)
     config.sample.update(steps=100, spacing="reference")
     return config

@@ -27,7 +27,7 @@ from run import CONFIGS, judge
 from ldm_jax.cli.config_args import load_config
 from ldm_jax.conditioning import BertText
 from ldm_jax.core.checks import UserError
-from ldm_jax.interop.text_towers import read_tower
+from ldm_jax.interop.towers import read_tower
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.train.assemble import build_tokenizer
 from ldm_jax.train.hooks import image_grid, save_png

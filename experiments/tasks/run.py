@@ -19,16 +19,17 @@ import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
+import embed
 from scores import SCORES, Examples
 
 from ldm_jax.cli.config_args import load_config
 from ldm_jax.core.checks import UserError
+from ldm_jax.data.shapes import Shapes
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.train.hooks import image_grid, save_png
 from ldm_jax.train.loop import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-HELD_OUT_SEED = 1_000_003  # scenes that training never draws
 COLUMNS = ("score", "standard_error", "real", "shuffled", "trivial", "beats_controls", "minutes")
 
 
@@ -55,6 +56,7 @@ def main() -> None:
     for task in arguments.tasks:
         config = prepared(load_config(f"{CONFIGS / 'shapes_tasks.py'}:{task}"), arguments)
         config.task.first_stage.workdir = first_stage
+        write_embeddings(config, workdir / "embeddings")
         results[task] = run_task(task, config, workdir / task, out, arguments)
         out.mkdir(parents=True, exist_ok=True)
         written.write_text(json.dumps(results, indent=1) + "\n")
@@ -74,13 +76,21 @@ def prepared(config, arguments):
     return config
 
 
+def write_embeddings(config, folder: Path) -> None:
+    """Writes the embeddings that the configuration reads, if any, and tells it where they are."""
+    for entry in (config.data.get("derive") or {}).values():
+        if "embeddings" in entry:
+            source = Shapes(**{k: v for k, v in config.data.source.items() if k != "name"})
+            entry.embeddings = str(embed.write(folder / f"train_{len(source)}.npy", source))
+
+
 def run_task(task: str, config, workdir: Path, out: Path, arguments) -> dict:
     """Returns the scores of one task, with its controls."""
     start = time.monotonic()
     train(config, workdir)
     trained = time.monotonic()
     count = 8 if arguments.smoke else arguments.num_images
-    examples = Examples.load(config, count, HELD_OUT_SEED)
+    examples = Examples.load(config, count, embed.HELD_OUT_SEED)
     score = SCORES[task]
     with tqdm(total=count, unit="image", desc=task) as bar:
         pipeline = Pipeline.from_checkpoint(workdir)

@@ -2,14 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import embed
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ldm_jax.data.shapes import COLOURS, SHAPES, Shapes
+from ldm_jax.data.shapes import COLOURS, COLUMNS, ROWS, SHAPES, Shapes, class_of
 from ldm_jax.evaluation.shapes_layout import box_overlap, label_map, map_overlap
 from ldm_jax.evaluation.shapes_relation import relation_scores
 from ldm_jax.evaluation.shapes_score import read_objects
@@ -32,6 +34,8 @@ class Examples:
       segmentation: uint8 [n, s, s].
       derived: what the model reads, by name.
       reconstruction: what the first stage makes of the images, uint8 [n, s, s, 3].
+      alike: uint8 [n, k, s, s, 3], training images that were found for each, the nearest first.
+      alike_label: class numbers [n, k] of these.
     """
 
     image: np.ndarray
@@ -41,6 +45,8 @@ class Examples:
     segmentation: np.ndarray
     derived: dict[str, np.ndarray]
     reconstruction: np.ndarray | None = None
+    alike: np.ndarray | None = None
+    alike_label: np.ndarray | None = None
 
     @classmethod
     def load(cls, config: Any, count: int, seed: int) -> "Examples":
@@ -48,12 +54,18 @@ class Examples:
         settings = {k: v for k, v in config.data.source.items() if k != "name"}
         source = Shapes(**{**settings, "seed": seed, "num_examples": count})
         scenes = [source[k] for k in range(count)]
+        training, config = Shapes(**settings), _with_embeddings(config, source)
         derived = assemble.build_derived(config)
         batch = (
             assemble.build_examples(config, source, None, range(count), ("image", *derived))
             if derived
             else {}
         )
+        alike: dict[str, Any] = {}
+        if "neighbours" in derived:
+            found = [[training[j] for j in derived["neighbours"].nearest(k)] for k in range(count)]
+            alike["alike"] = np.array([[x["image"] for x in row] for row in found])
+            alike["alike_label"] = np.array([[x["class"] for x in row] for row in found])
         return cls(
             image=np.stack([x["image"] for x in scenes]),
             text=[x["text"] for x in scenes],
@@ -61,7 +73,25 @@ class Examples:
             boxes=np.stack([x["boxes"] for x in scenes]),
             segmentation=np.stack([x["segmentation"] for x in scenes]),
             derived={name: batch[name] for name in derived},
+            **alike,
         )
+
+
+def _with_embeddings(config: Any, source: Shapes) -> Any:
+    """Returns the configuration with the embeddings of `source` in place of the training ones.
+
+    Neighbours are still those among the training images.
+    """
+    config = config.copy_and_resolve_references()
+    for name, entry in (config.data.get("derive") or {}).items():
+        if "embeddings" in entry:
+            training = Path(entry.embeddings)
+            held_out = training.with_name(f"held_out_{source.seed}_{len(source)}.npy")
+            with config.unlocked():
+                entry.embeddings = str(embed.write(held_out, source))
+                if name == "neighbours":
+                    entry.database = str(training)
+    return config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +243,51 @@ def _lpips(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(distance(a[k : k + 32], b[k : k + 32])) for k in pieces])
 
 
+def _attributes(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns class numbers [n], -1 where not just one known object is seen, and its cell [n]."""
+    labels, cells = np.full(len(images), -1), np.full(len(images), -1)
+    for k, image in enumerate(images):
+        seen = read_objects(image)
+        if len(seen) == 1 and seen[0].shape in SHAPES:
+            labels[k] = class_of(seen[0])
+            cells[k] = 3 * ROWS.index(seen[0].row) + COLUMNS.index(seen[0].column)
+    return labels, cells
+
+
+def _judge_attributes(
+    asked: Callable[[Examples], np.ndarray],
+    given: Callable[[Examples], np.ndarray],
+    trivial: Callable[[Examples], np.ndarray],
+) -> Callable[[np.ndarray, Examples], dict[str, Any]]:
+    """Returns a judge of colour and shape, both right, for models that see embeddings.
+
+    Args:
+      asked: class numbers [n].
+      given: images [n, s, s, 3] whose embedding, or one of whose, the model saw.
+      trivial: images that a program without a model would give.
+    """
+
+    def judge(images: np.ndarray, examples: Examples) -> dict[str, Any]:
+        wanted = asked(examples)
+        (drawn, cells), (real, places) = _attributes(images), _attributes(given(examples))
+        controls = (real == wanted, drawn == _rolled(wanted))
+        found = _summary(drawn == wanted, *controls, _attributes(trivial(examples))[0] == wanted)
+        known, both = drawn >= 0, len(COLOURS)
+        return {
+            **found,
+            "colour": float(np.mean(known & (drawn % both == wanted % both))),
+            "shape": float(np.mean(known & (drawn // both == wanted // both))),
+            "in_another_cell": float(np.mean(known & (cells != places))),
+        }
+
+    return judge
+
+
+def _most(examples: Examples) -> np.ndarray:
+    """Returns the class of most of an image's neighbours."""
+    return np.array([np.bincount(row).argmax() for row in examples.alike_label])
+
+
 def _with(name: str, argument: str | None = None) -> Callable[..., np.ndarray]:
     """Returns a `draw` that hands one entry of the examples to the pipeline."""
 
@@ -251,4 +326,18 @@ SCORES = {
     "semantic": Score("mean IoU of classes", _with("segmentation"), _judge_maps),
     "super_resolution": Score("PSNR, dB", _with("low_res"), _judge_resolution),
     "inpainting": Score("-LPIPS", _inpaint, _judge_inpainting),
+    "retrieval": Score(
+        "colour and shape of most neighbours",
+        _with("neighbours"),
+        # Real is the nearest neighbour itself; trivial the mean of the neighbours' pixels.
+        _judge_attributes(
+            _most, lambda e: e.alike[:, 0], lambda e: e.alike.mean(axis=1).astype(np.uint8)
+        ),
+    ),
+    "variations": Score(
+        "colour and shape of the given image",
+        _with("image_embedding"),
+        # Trivial is another real image.
+        _judge_attributes(lambda e: e.label, lambda e: e.image, lambda e: _rolled(e.image)),
+    ),
 }

@@ -8,6 +8,7 @@ import ast
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from ldm_jax.cli.config_args import load_config
@@ -99,3 +100,19 @@ def trace_train_step(path):
     assert float(learning_rate(config.train.warmup_steps)) == pytest.approx(
         assemble.effective_learning_rate(config)[0], rel=1e-3
     )
+
+
+SHAPES_TASKS = (
+    *("unconditional", "class", "two_objects", "layout", "semantic"),
+    *("super_resolution", "inpainting", "retrieval", "variations"),
+)
+
+
+@pytest.mark.parametrize("name", SHAPES_TASKS)
+def test_every_task_on_shapes_finds_its_inputs_in_the_data(name, tmp_path):
+    config = load_config(f"{FOLDER / 'shapes_tasks.py'}:{name}")
+    for entry in (config.data.get("derive") or {}).values():
+        if "embeddings" in entry:
+            np.save(tmp_path / "rows.npy", np.eye(8))
+            entry.embeddings = str(tmp_path / "rows.npy")
+    assemble.check_inputs(config, assemble.build_task(config))

@@ -8,11 +8,14 @@ is that of a first stage with half the latent channels, plus the layers that gro
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from ldm_jax.cli.config_args import load_config
 from ldm_jax.cli.info import describe
 from ldm_jax.core.checks import UserError
+from ldm_jax.data import Shapes
+from ldm_jax.train import assemble
 
 FOLDER = Path(__file__).parents[2] / "configs" / "published"
 
@@ -143,6 +146,40 @@ def describe_within_memory(spec):
     assert table.count("\n") > 10
     assert facts["image_size"][0] % facts["size_multiple"] == 0
     return facts
+
+
+READS = {
+    "layout2img_openimages": {"layout": (92,)},
+    "layout2img_coco": {"layout": (92,)},
+    "inpainting": {"mask": (256, 256)},
+    "inpainting_big": {"mask": (256, 256)},
+    "super_resolution": {"low_res": (64, 64, 3)},
+    "semantic_256": {"segmentation": (256, 256)},
+    "semantic_512": {"segmentation": (512, 512)},
+    "rdm_768": {"clip_embeddings": (11, 768)},
+}
+
+
+@pytest.mark.parametrize("spec", MODELS)
+def test_data_have_what_a_diffusion_model_is_conditioned_on(spec, tmp_path):
+    config = load(spec)
+    if spec == "rdm_768":
+        embeddings = np.random.default_rng(0).normal(size=(12, 768)).astype(np.float32)
+        np.save(tmp_path / "clip.npy", embeddings)
+        config.data.derive.clip_embeddings.embeddings = str(tmp_path / "clip.npy")
+    task = assemble.build_task(config)
+    assemble.check_inputs(config, task)
+    reads = set(task.inputs) - {"class", "tokens"}
+    shapes = READS.get(spec.partition(":")[0], {})
+    assert reads == set(shapes)
+    if not reads:
+        return
+    source = Shapes(image_size=config.data.image_size, num_examples=2)
+    batch = assemble.build_examples(config, source, None, (0, 1), ("image", *reads))
+    for name, expected in task.input_shapes().items():
+        assert batch[name].shape == (2, *expected.shape)
+        assert expected.shape == shapes[name]
+        assert batch[name].dtype == expected.dtype
 
 
 def test_every_published_config_is_in_a_table():

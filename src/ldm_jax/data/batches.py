@@ -15,7 +15,7 @@ Prepare = Callable[[dict[str, Any], np.random.Generator, tuple[int, int]], dict[
 
 
 class Numbered:
-    """A source whose examples know their number, `index`."""
+    """A source whose examples know their number, `index`: their own, or that they are read by."""
 
     def __init__(self, source: Source):
         self._source = source
@@ -24,7 +24,7 @@ class Numbered:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {**self._source[index], "index": index}
+        return {"index": index, **self._source[index]}
 
     def __repr__(self) -> str:
         return repr(self._source)

@@ -10,7 +10,8 @@ class Derived(Protocol):
     """Makes one more entry of an example, after it is cropped, resized and mirrored.
 
     Attributes:
-      reads: the entries of the source that it needs; `index`, the example's number, always exists.
+      reads: the entries of the source that it needs; `index`, the example's number in the whole
+        source, always exists.
     """
 
     reads: tuple[str, ...]

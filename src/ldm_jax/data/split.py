@@ -31,7 +31,9 @@ class Subset:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[int(self._indices[index])]
+        whole = int(self._indices[index])
+        # Its number in the whole source, by which embeddings in a file are found.
+        return {"index": whole, **self._source[whole]}
 
     def size(self, index: int) -> tuple[int, int]:
         """Returns (height, width) of an example's image."""

@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm_jax.conditioning.bert_text import BertText
+from ldm_jax.conditioning.clip_image import ClipImage
 from ldm_jax.conditioning.clip_text import ClipText
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
+from ldm_jax.interop.clip_image_names import (
+    clip_image_settings,
+    is_not_of_clip_image,
+    transformers_clip_image,
+)
 from ldm_jax.interop.conditioner_names import transformers_bert, transformers_clip
 from ldm_jax.interop.diffusers import open_weights, read_json
 from ldm_jax.interop.diffusers_settings import clip_settings
@@ -83,6 +89,7 @@ TOWERS: dict[type, Tower] = {
         "bert.",
         lambda name: name.endswith("position_ids") or name.startswith("pooler."),
     ),
+    ClipImage: Tower(clip_image_settings, transformers_clip_image, "", is_not_of_clip_image),
 }
 
 

@@ -17,8 +17,8 @@ class Arguments(TypedDict, total=False):
 
     What is drawn:
       classes: a class number, or one per image, for models that read a class.
-      conditions: for models that read something else, such as low-resolution images: the
-        conditioner's inputs by name, a row per image.
+      conditions: for models that read something else, such as low-resolution images or, under
+        'image', those to be varied: the conditioner's inputs by name, a row per image.
       num_images: for unconditional models; otherwise repeats a single prompt or class.
       negative: text or class to steer away from, one or one per image, instead of the absent
         condition.

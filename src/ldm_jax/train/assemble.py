@@ -381,6 +381,32 @@ def check_inputs(config: ConfigDict, task: Task) -> None:
                 f"{', '.join(known)}; text needs config.data.tokenizer (words or huggingface), "
                 f"{', '.join(DERIVED)} config.data.derive."
             )
+    if not cached:
+        _check_derived(config, task)
+
+
+def _check_derived(config: ConfigDict, task: Task) -> None:
+    """Raises UserError for a derived entry that is not as the conditioner reads it, or has no row.
+
+    Derived entries are built for that, and tell what is wrong with their own settings.
+    """
+    shapes = task.input_shapes() if isinstance(task, LatentTask) else {}
+    data = config.data
+    for name, make in build_derived(config).items():
+        if data.get("evaluation_source") and "index" in make.reads:
+            raise UserError(
+                f"config.data.evaluation_source: config.data.derive.{name} knows the examples of "
+                "config.data.source only, by their number. Legal: config.data.holdout."
+            )
+        if name in shapes:
+            channels = data.get("channels", 3)
+            found, _ = make.shape(data.image_size)
+            found = tuple(channels if side is None else side for side in found)
+            if found != shapes[name].shape:
+                raise UserError(
+                    f"config.data.derive.{name}: makes {found}, but config.task.conditioner reads "
+                    f"{shapes[name].shape}. Legal: as many."
+                )
 
 
 def effective_learning_rate(config: ConfigDict) -> tuple[float, str]:

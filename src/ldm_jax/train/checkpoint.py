@@ -33,6 +33,8 @@ MAY_CHANGE = (
         "workdir",
         "path",
         "conditioner_weights",
+        "embeddings",
+        "database",
         "latent_cache",
         "num_threads",
         "prefetch",

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
-from ldm_jax.interop.text_towers import is_tower, read_tower
+from ldm_jax.interop.towers import is_tower, read_tower
 from ldm_jax.parallel.sharding import placed, replicated
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.first_stage import Frozen

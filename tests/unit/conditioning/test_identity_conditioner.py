@@ -23,6 +23,14 @@ def test_the_entry_comes_out_on_its_route(route):
 
 
 @ROUTES
+def test_the_entry_is_scaled(route):
+    module = Identity("vectors", SHAPES[route], route, scale=-1.5)
+    x = np.random.default_rng(0).normal(size=(2, *SHAPES[route])).astype(np.float32)
+    found = jax.jit(module.apply)({}, {"vectors": x})
+    np.testing.assert_allclose(getattr(found, route), -1.5 * x, rtol=1e-6)
+
+
+@ROUTES
 def test_null_is_zero(route):
     module = Identity("vectors", SHAPES[route], route)
     null = jax.jit(lambda: module.apply({}, 3, method="null"))()
@@ -62,3 +70,6 @@ def test_illegal_fields():
         Identity("x", (3, 0), "context")
     with pytest.raises(UserError, match=r"identity.shape: got shape \(3,\), expected \(2,\)"):
         Identity("x", (3, 4, 5), "context")
+    for scale in (0.0, float("nan")):
+        with pytest.raises(UserError, match=rf"identity.scale={scale}: legal is a finite number"):
+            Identity("x", (3, 4), "context", scale=scale)

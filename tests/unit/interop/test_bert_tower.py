@@ -13,7 +13,7 @@ from ldm_jax.interop.conditioner_names import transformers_bert
 from ldm_jax.interop.mapping import flatten, make_entries
 from ldm_jax.interop.safetensors_io import SafetensorsWriter
 from ldm_jax.interop.tensors import TensorInfo
-from ldm_jax.interop.text_towers import read_tower
+from ldm_jax.interop.towers import read_tower
 
 FIELDS = {"vocab_size": 7, "dim": 8, "depth": 2, "num_heads": 2, "num_positions": 6, "length": 4}
 CONFIG = {

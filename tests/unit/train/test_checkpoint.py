@@ -150,7 +150,7 @@ def make_config(**changes):
         {
             "seed": 0,
             "task": {"name": "x", "mult": (1, 2), "first_stage": {"workdir": placeholder(str)}},
-            "data": {"image_size": 8},
+            "data": {"image_size": 8, "derive": {"x": {"embeddings": "a.npy", "k": 4}}},
             "train": {
                 "steps": 10,
                 "mesh": (-1, 1, 1),
@@ -180,6 +180,7 @@ class TestConfig:
             {"train.steps": 99},
             {"train.clip_norm": 1.0},
             {"task.first_stage.workdir": "b"},
+            {"data.derive.x.embeddings": "b.npy"},
             {"task.remat": "blocks"},
             {"task.attention_impl": "cudnn"},
         ],
@@ -195,6 +196,7 @@ class TestConfig:
         ("changes", "now", "was"),
         [
             ({"seed": 1}, "config.seed=1", "0"),
+            ({"data.derive.x.k": 5}, "config.data.derive.x.k=5", "4"),
             ({"task.name": "y"}, "config.task.name='y'", "'x'"),
             ({"task.mult": (1, 2, 4)}, "config.task.mult=(1, 2, 4)", "(1, 2)"),
         ],

@@ -12,7 +12,7 @@ from ldm_jax.conditioning import ClassLabel, ClipText
 from ldm_jax.core.checks import UserError
 from ldm_jax.interop.safetensors_io import SafetensorsWriter
 from ldm_jax.interop.tensors import TensorInfo
-from ldm_jax.interop.text_towers import TOWERS, is_tower, read_tower
+from ldm_jax.interop.towers import TOWERS, is_tower, read_tower
 
 CONFIG = {
     **{"model_type": "clip_text_model", "vocab_size": 9, "max_position_embeddings": 5},
