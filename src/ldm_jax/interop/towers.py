@@ -1,4 +1,4 @@
-"""Text encoders that others have trained, read from a folder of transformers.
+"""Encoders of text and images that others have trained, read from a folder of transformers.
 
 To add one: a conditioner, the table of what transformers calls its layers, and a row in `TOWERS`.
 """
@@ -27,7 +27,7 @@ from ldm_jax.nn.normalization import EPS_BERT
 
 
 class Tower(NamedTuple):
-    """How transformers keeps one of our text encoders.
+    """How transformers keeps one of our encoders.
 
     Attributes:
       settings: from config.json to the fields of our conditioner that it settles, and its 'name'.
