@@ -35,10 +35,11 @@ def class_label(config):
 
 
 def two_objects(config):
-    """Captions of two objects, such as 'a small red circle left of a large blue cross'."""
+    """Captions such as 'a small red circle at the top left above a large blue cross at the ...'."""
     config.data.source.update(min_objects=2, max_objects=2, captions="relation")
     config.data.tokenizer.vocabulary = RELATIONS_VOCABULARY
-    config.task.conditioner.vocab_size = len(RELATIONS_VOCABULARY) + 2  # padding and unknown
+    config.data.tokenizer.length = 20
+    config.task.conditioner.update(vocab_size=len(RELATIONS_VOCABULARY) + 2, length=20)
 
 
 def layout(config):
@@ -118,6 +119,7 @@ def _embedded(config, key, tokens):
 
 # What is told where it goes, pixel by pixel, is learned sooner than what words or tokens tell.
 STEPS = {"class": 1500, "semantic": 1800, "super_resolution": 1200, "inpainting": 1200}
+STEPS |= {"two_objects": 5000, "layout": 4000}
 TASKS = {
     "unconditional": unconditional,
     "class": class_label,

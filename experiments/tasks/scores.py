@@ -139,7 +139,7 @@ def _has_class(image: np.ndarray, label: int) -> bool:
 
 
 def _has_relation(image: np.ndarray, caption: str) -> bool:
-    return relation_scores(image, caption)["relation"]
+    return relation_scores(image, caption)["all"]
 
 
 def _per_image(
@@ -316,7 +316,7 @@ SCORES = {
         _per_image(_has_class, lambda e: e.label),
     ),
     "two_objects": Score(
-        "both objects and their relation right",
+        "both objects, their places and relation right",
         _with("text", "prompts"),
         _per_image(_has_relation, lambda e: e.text),
     ),

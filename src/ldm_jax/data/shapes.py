@@ -28,7 +28,7 @@ RELATIONS = ("left of", "right of", "above", "below")
 CLASS_NAMES = tuple(f"{colour} {shape}" for shape in SHAPES for colour in COLOURS)
 
 SHAPES_VOCABULARY = ("a", "at", "the", "and", *SIZES, *COLOURS, *SHAPES, *ROWS, *COLUMNS)
-RELATIONS_VOCABULARY = ("a", "of", "left", "right", "above", "below", *SIZES, *COLOURS, *SHAPES)
+RELATIONS_VOCABULARY = (*SHAPES_VOCABULARY, "of", "above", "below")
 
 BACKGROUND = (34, 36, 44)
 _COLOUR_JITTER = 10.0  # levels, either way
@@ -63,10 +63,9 @@ def caption_of(objects: Sequence[SceneObject]) -> str:
 
 
 def relation_caption(objects: Sequence[SceneObject]) -> str:
-    """Returns 'a large red circle left of a small blue cross', for two objects."""
+    """Returns 'a large red circle at the top left above a small ...', for two objects."""
     first, second = objects
-    phrases = [f"a {item.size} {item.colour} {item.shape}" for item in objects]
-    return f"{phrases[0]} {relation_of(first, second)} {phrases[1]}"
+    return f"{first} {relation_of(first, second)} {second}"
 
 
 def relation_of(first: SceneObject, second: SceneObject) -> str:
@@ -96,7 +95,8 @@ class Shapes:
     `image_size`. Segmentation is 0 on the ground and 1 + index into `SHAPES` on objects; the
     class of an image is that of its first object.
 
-    Captions are 'places' (`caption_of`) or, of two objects, their 'relation' (`relation_caption`).
+    Captions are 'places' (`caption_of`), or of two objects these and their 'relation'
+    (`relation_caption`).
     """
 
     class_names: tuple[str, ...] | None = CLASS_NAMES
