@@ -179,3 +179,20 @@ def test_a_task_trains_samples_and_is_scored_beside_its_controls(environment, tm
     assert (tmp_path / "table.md").read_text().count("\n") == 4
     with Image.open(tmp_path / "grids" / "layout.png") as grid:
         assert grid.size[0] > 300
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not EMOJI.is_dir(), reason="needs the captioned emoji")
+def test_emoji_are_held_out_drawn_and_judged(environment, tmp_path):
+    arguments = ("--smoke", "--size", "small", "--data", EMOJI, "--workdir", tmp_path)
+    done = run(environment, "emoji/run.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout.splitlines()[-1])
+    assert results == json.loads((tmp_path / "results.json").read_text())
+    unseen = (tmp_path / "unseen.txt").read_text().splitlines()
+    trained = (tmp_path / "data" / "metadata.jsonl").read_text()
+    assert len(unseen) > 4
+    assert not [caption for caption in unseen if f'"{caption}"' in trained]
+    for name in ("unseen", "training"):
+        assert 0 <= results[name]["agreement"] <= 1
+        assert results[name]["images"] == 4
