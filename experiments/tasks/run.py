@@ -30,7 +30,10 @@ from ldm_jax.train.hooks import image_grid, save_png
 from ldm_jax.train.loop import train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-COLUMNS = ("score", "standard_error", "real", "shuffled", "trivial", "beats_controls", "minutes")
+COLUMNS = (
+    *("score", "standard_error", "bar", "reached", "real", "shuffled", "trivial"),
+    *("beats_controls", "steps", "minutes"),
+)
 
 
 def main() -> None:
@@ -103,6 +106,8 @@ def run_task(task: str, config, workdir: Path, out: Path, arguments) -> dict:
     return {
         **found,
         "measure": score.measure,
+        "bar": score.bar[0],
+        "reached": score.bar[1](found),
         "images": count,
         "steps": config.train.steps,
         "seed": arguments.seed,
