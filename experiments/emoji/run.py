@@ -134,7 +134,9 @@ def scores(judge, drawn: np.ndarray, real: np.ndarray, rows: list[Row], categori
     """Returns how often the judge names category and tone of the caption, beside controls.
 
     `shuffled` holds the images against the captions of the next row, `trivial` is the most frequent
-    answer to all of them.
+    answer to all of them. As all captions of skin tones are people, the subject is asked for as
+    well: `subject_top1` and `subject_top5` are how often the caption's own real emoji is the
+    nearest to a drawing, or among the five nearest, of those of all these captions.
     """
     each = len(drawn) // len(rows)
     asked = np.array([(categories.index(row.category), row.tone) for row in rows])
@@ -155,10 +157,23 @@ def scores(judge, drawn: np.ndarray, real: np.ndarray, rows: list[Row], categori
         "standard_error": error,
         "category": float(np.mean(named[:, 0] == repeated[:, 0])),
         "tone": float(np.mean(named[:, 1] == repeated[:, 1])),
+        **subject_scores(drawn, real),
         **controls,
         "beats_controls": bool(np.mean(both) > best + 3 * error),
         "captions": len(rows),
         "images": len(drawn),
+    }
+
+
+def subject_scores(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """Returns the shares of drawings whose own real emoji is nearest, by pixels of 16×16."""
+    a, b = (x.reshape(len(x), 16, 4, 16, 4, 3).mean(axis=(2, 4)) for x in (drawn, real))
+    distance = np.stack([((b - each) ** 2).mean(axis=(1, 2, 3)) for each in a])
+    own = np.repeat(np.arange(len(real)), len(drawn) // len(real))
+    nearer = (distance < distance[np.arange(len(own)), own][:, None]).sum(axis=1)
+    return {
+        "subject_top1": float(np.mean(nearer < 1)),
+        "subject_top5": float(np.mean(nearer < 5)),
     }
 
 

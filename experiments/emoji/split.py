@@ -1,5 +1,6 @@
 """Which captions a model never sees: subjects in one skin tone, things in one colour."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -7,13 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldm_jax.data.transforms import decode
+from ldm_jax.data.transforms import as_channels, decode
 
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white")
 _TONE = re.compile(r"(?P<subject>.+?),? (?P<tone>medium-light|medium-dark|light|medium|dark) skin")
 _COLOUR = re.compile(rf"\b({'|'.join(COLOURS)})\b")
 _LEAST_COLOURS = 4  # a thing in fewer colours would teach too little of itself
+_LEAST_DIFFERENCE = 8.0  # levels, root mean square; below, a tone is hardly to be seen
+# Subjects that differ in these alone look nearly the same, so they are held out together.
+_ALIKE = re.compile(
+    r"\b(man|men|woman|women|person|people|boy|girl|facing right|with|in|of)\b|[^a-z ]"
+)
 
 
 class Row(NamedTuple):
@@ -55,33 +61,56 @@ def hold_out(
 
     Of every chosen subject one tone is held out and four are trained on; of everything that comes
     in four colours or more, one colour. So each word of an unseen caption is known, and its
-    combination is new. Subjects that look the same in several tones, such as the snowboarder,
-    are left in training.
+    combination is new. The same tone of subjects that hardly differ (man, woman or person; facing
+    right) is left out too. Subjects that look nearly the same in two tones, such as the
+    snowboarder, are not chosen.
     """
     rng = np.random.default_rng(seed)
     subjects: dict[str, list[Row]] = {}
     things: dict[str, list[Row]] = {}
     for row in rows:
         if row.tone > 0:
-            match = _TONE.match(row.text)
-            assert match is not None
-            subjects.setdefault(match["subject"], []).append(row)
+            subjects.setdefault(_subject(row), []).append(row)
         elif row.tone == 0 and len(_COLOUR.findall(row.text)) == 1:
             things.setdefault(_COLOUR.sub("*", row.text), []).append(row)
-    whole = [group for group in subjects.values() if _distinct(group, folder) == len(TONES)]
-    chosen = rng.permutation(len(whole))[:count]
-    tones = [
-        sorted(whole[k], key=lambda row: row.tone)[i % len(TONES)] for i, k in enumerate(chosen)
-    ]
+    whole = {
+        name: sorted(group, key=lambda row: row.tone)
+        for name, group in subjects.items()
+        if len(group) == len(TONES) and _least_difference(group, folder) >= _LEAST_DIFFERENCE
+    }
+    families: dict[str, list[str]] = {}
+    for name in whole:
+        families.setdefault(_family(name), []).append(name)
+    chosen = [list(families)[k] for k in rng.permutation(len(families))[:count]]
+    tones = [whole[families[name][0]][i % len(TONES)] for i, name in enumerate(chosen)]
+    alike = {(_family(_subject(row)), row.tone) for row in tones}
     many = [group for group in things.values() if len(group) >= _LEAST_COLOURS]
     colours = [group[int(rng.integers(len(group)))] for group in many]
-    unseen = {row.file for row in (*tones, *colours)}
-    return [row for row in rows if row.file not in unseen], tones, colours
+    unseen = {row.file for row in colours}
+    seen = [
+        row
+        for row in rows
+        if row.file not in unseen
+        and not (row.tone > 0 and (_family(_subject(row)), row.tone) in alike)
+    ]
+    return seen, tones, colours
 
 
-def _distinct(rows: list[Row], folder: Path) -> int:
-    """Returns how many of these look different."""
-    return len({decode(str(folder / row.file)).tobytes() for row in rows})
+def _subject(row: Row) -> str:
+    """Returns what a caption of one tone shows, without the tone."""
+    match = _TONE.match(row.text)
+    assert match is not None
+    return match["subject"]
+
+
+def _family(subject: str) -> str:
+    return " ".join(_ALIKE.sub(" ", subject.lower()).split()) or subject
+
+
+def _least_difference(rows: list[Row], folder: Path) -> float:
+    """Returns the smallest root mean square difference of any two of these, in levels."""
+    images = [as_channels(decode(str(folder / row.file)), 3).astype(float) for row in rows]
+    return min(float(np.sqrt(np.mean((a - b) ** 2))) for a, b in itertools.combinations(images, 2))
 
 
 def write_folder(folder: Path, images: Path, rows: list[Row]) -> None:
