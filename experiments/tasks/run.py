@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 import embed
-from scores import SCORES, Examples
+from examples import Examples
+from scores import SCORES
 
 from ldm_jax.cli.config_args import load_config
 from ldm_jax.core.checks import UserError
