@@ -11,6 +11,8 @@ Command: ldm-jax train --config configs/fashion_mnist_text.py --workdir runs/fas
   --config.data.source.path=TFDS_DIR --config.data.tokenizer.path=MINILM \
   --config.task.conditioner_weights=MINILM \
   --config.task.first_stage.workdir=runs/fashion_autoencoder
+Result: 0.912 of 512 captions of training drawn as asked, 0.900 of new sentences, 0.395 of names in
+  new words, where chance is 0.1; time and controls: experiments/fashion_mnist/README.md.
 """
 
 import fashion_mnist_class
