@@ -114,7 +114,7 @@ def _embedded(config, key, tokens):
         "scale": _EMBEDDED**0.5,  # embeddings have length 1
     }
     config.task.model.attention_factors = (1, 2)  # all levels, as in the published model
-    config.train.steps = 2000
+    config.train.steps = 4000
 
 
 # What is told where it goes, pixel by pixel, is learned sooner than what words or tokens tell.
