@@ -24,8 +24,9 @@ class Derived(Protocol):
         """Returns the entry.
 
         Args:
-          example: with image, boxes and segmentation as they go into the batch, and `crop`: the
-            `Crop` and the height and width of the whole image.
+          example: with image, boxes and segmentation as they go into the batch; `crop`: the `Crop`
+            and the height and width of the whole image; and, if there are boxes,
+            `boxes_of_image`: the same rows in the whole image, mirrored as it is.
           rng: of this example in this epoch.
         """
         ...

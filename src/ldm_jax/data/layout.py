@@ -15,7 +15,7 @@ class LayoutTokens:
     92 tokens of 8192): three tokens an object, which are its class, the top left and the bottom
     right corner of its box in the whole image; the objects in random order; empty places filled
     with the last token; and at the end the corners of the crop that the image shows. Objects
-    outside the crop are left out. A corner (x, y) in [0, 1] is
+    outside the crop are left out; boxes that it cuts stay whole. A corner (x, y) in [0, 1] is
     round(y (s - 1)) s + round(x (s - 1)) with s = floor(sqrt(vocab_size)).
 
     Args:
@@ -41,11 +41,10 @@ class LayoutTokens:
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> np.ndarray:
         """Returns the tokens of an example that `transform_example` has cropped."""
-        boxes, (crop, height, width) = example["boxes"], example["crop"]
-        seen = np.flatnonzero(boxes[:, 4] >= 0)
+        seen = np.flatnonzero(example["boxes"][:, 4] >= 0)
         chosen = rng.permutation(seen)[: self.num_objects]
-        whole = _in_whole_image(boxes[chosen, :4], crop, height, width)
-        labels = boxes[chosen, 4].astype(np.int32)
+        whole = example["boxes_of_image"][chosen]
+        labels = whole[:, 4].astype(np.int32)
         if labels.size and labels.max() >= self.vocab_size - 1:
             raise UserError(
                 f"layout: class {labels.max()} with vocab_size={self.vocab_size}. Legal: classes "
@@ -54,8 +53,8 @@ class LayoutTokens:
         tokens = np.full((self.num_objects, 3), self.vocab_size - 1, np.int32)
         tokens[: len(chosen), 0] = labels
         tokens[: len(chosen), 1] = self._corner(whole[:, :2])
-        tokens[: len(chosen), 2] = self._corner(whole[:, 2:])
-        frame = _in_whole_image(np.array([[0.0, 0.0, 1.0, 1.0]]), crop, height, width)
+        tokens[: len(chosen), 2] = self._corner(whole[:, 2:4])
+        frame = _frame(*example["crop"])
         ends = [self._corner(frame[:, :2]), self._corner(frame[:, 2:])]
         return np.concatenate([tokens.reshape(-1), *ends]).astype(np.int32)
 
@@ -64,9 +63,8 @@ class LayoutTokens:
         return y * self._sections + x
 
 
-def _in_whole_image(corners: np.ndarray, crop: Crop, height: int, width: int) -> np.ndarray:
-    """Returns boxes [n, 4] of the crop in the coordinates of the whole image, mirrored as it is."""
+def _frame(crop: Crop, height: int, width: int) -> np.ndarray:
+    """Returns the crop as a box [1, 4] of the whole image, mirrored as it is."""
     left = width - crop.left - crop.width if crop.flip else crop.left
-    origin = np.array([left, crop.top, left, crop.top])
-    sides = np.array([crop.width, crop.height, crop.width, crop.height])
-    return (corners * sides + origin) / np.array([width, height, width, height])
+    corners = np.array([[left, crop.top, left + crop.width, crop.top + crop.height]])
+    return corners / np.array([width, height, width, height])

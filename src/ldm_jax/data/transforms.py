@@ -214,4 +214,7 @@ def transform_example(
     if "boxes" in example:
         changed["boxes"] = crop_boxes(example["boxes"], crop, height, width)
     seen = {**changed, "crop": (crop, height, width)}
+    if "boxes" in example:
+        uncut = Crop(0, 0, width, height, crop.flip)
+        seen["boxes_of_image"] = crop_boxes(example["boxes"], uncut, height, width)
     return changed | {name: make(seen, rng) for name, make in (derive or {}).items()}

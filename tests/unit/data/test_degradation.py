@@ -3,7 +3,17 @@ import pytest
 from PIL import Image
 
 from ldm_jax.core.checks import UserError
-from ldm_jax.data.degradation import LowResolution, bsr_light
+from ldm_jax.data import degradation
+from ldm_jax.data.degradation import (
+    STEPS,
+    LowResolution,
+    blur_kernel,
+    bsr_light,
+    convolved,
+    noise,
+    step_order,
+    strided,
+)
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
 
@@ -22,7 +32,7 @@ def test_bsr_light_has_the_size_and_looks_like_the_image(channels):
     plain = LowResolution(4)({"image": smooth}, np.random.default_rng(0))
     errors = []
     for seed in range(40):
-        small = bsr_light(smooth, 8, 4, np.random.default_rng(seed))
+        small = bsr_light(smooth, 4, np.random.default_rng(seed))
         assert small.shape == (8, 8, channels)
         assert small.dtype == np.uint8
         errors.append(np.abs(small / 127.5 - 1 - plain).mean())
@@ -36,6 +46,145 @@ def test_it_degrades():
     make = LowResolution(4, "bsr_light")
     found = [make({"image": IMAGE}, np.random.default_rng(k)).std() for k in range(20)]
     assert np.mean(found) < plain
+
+
+def blob(edge, y, x, sigma, low=30.0):
+    i = np.arange(edge) + 0.5
+    square = (i[:, None] - y) ** 2 + (i - x) ** 2
+    return (low + 200 * np.exp(-square / (2 * sigma**2)))[:, :, None].astype(np.float32)
+
+
+def centre(small, factor, low):
+    """Where the bright spot is, in pixels of the large image."""
+    weight = np.where(small[..., 0] > low, small[..., 0] - low, 0.0)
+    i = (np.arange(len(small)) + 0.5) * factor
+    return np.array([weight.sum(1) @ i, weight.sum(0) @ i]) / weight.sum()
+
+
+def test_bsr_light_moves_nothing():
+    image = blob(96, 46.3, 51.8, 11).astype(np.uint8)
+    found = []
+    for seed in range(100):
+        small = bsr_light(image, 4, np.random.default_rng(seed)).astype(float)
+        found.append(centre(small, 4, 45.0) - [46.3, 51.8])
+    assert np.abs(found).max() < 0.3
+    assert np.abs(np.mean(found, 0)).max() < 0.03
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 2.4])
+def test_every_nth_pixel_is_of_the_middle_of_n(factor, sigma):
+    small = strided(blob(48, 22.3, 25.8, 4), factor, sigma)
+    assert small.shape == (48 // factor, 48 // factor, 1)
+    np.testing.assert_allclose(centre(small, factor, 31.0), [22.3, 25.8], atol=0.05)
+    # A ramp's mean over n pixels, away from the mirrored edges.
+    ramp = np.arange(96.0)[None, :, None].repeat(4, 0)
+    means = ramp[:1, :, 0].reshape(-1, factor).mean(1)
+    inner = slice(16 // factor, 72 // factor)
+    np.testing.assert_allclose(strided(ramp, factor, sigma)[0, inner, 0], means[inner], atol=1e-4)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_blur_kernels_are_small_centred_gaussians(factor):
+    variances, sizes = [], set()
+    for seed in range(200):
+        kernel = blur_kernel(factor, np.random.default_rng(seed))
+        taps = np.arange(len(kernel)) - len(kernel) // 2
+        sizes.add(len(kernel))
+        np.testing.assert_allclose(kernel.sum(), 1)
+        np.testing.assert_allclose([kernel.sum(0) @ taps, kernel.sum(1) @ taps], 0, atol=1e-12)
+        variances.append(np.array([kernel.sum(0) @ taps**2, kernel.sum(1) @ taps**2]))
+    assert sizes == {5, 7, 9, 11, 13, 15}
+    assert np.max(variances) < (4 + factor) / 4  # the widest ellipse's longer axis
+    assert np.max(variances) > 0.6 * (4 + factor) / 4
+    assert any(abs(v[0] - v[1]) < 1e-9 < v[0] for v in variances)
+    assert any(abs(v[0] - v[1]) > 0.2 for v in variances)
+
+
+def test_a_blur_leaves_flat_images_flat():
+    flat = np.full((3, 20, 3), 0.25, np.float32)
+    kernel = blur_kernel(4, np.random.default_rng(0))
+    np.testing.assert_allclose(convolved(flat, kernel), flat, atol=1e-6)
+
+
+def test_the_last_resize_follows_the_reduction():
+    orders = {tuple(step_order(np.random.default_rng(seed))) for seed in range(2000)}
+    assert len(orders) == 60  # of 120, the half in which it does
+    for order in orders:
+        assert sorted(order) == sorted(STEPS)
+        assert order.index("reduce") < order.index("finish")
+
+
+def test_sizes_on_the_way_are_never_below_half_of_the_last(monkeypatch):
+    """The reduction is by up to twice the factor, which is 2 once the image has half its size."""
+    seen, plain = [], degradation.resample
+
+    def spy(image, size, weights):
+        seen[-1].append((image.shape[0], size[0]))
+        return plain(image, size, weights)
+
+    monkeypatch.setattr(degradation, "resample", spy)
+    for seed in range(200):
+        seen.append([])
+        bsr_light(IMAGE[:, :, :1], 4, np.random.default_rng(seed))
+    halved = [sizes for sizes in seen if (32, 16) in sizes[:1]]
+    for sizes in seen:
+        assert sizes[-1][1] == 8
+        assert min(after for _, after in sizes) >= 4
+        assert sizes not in halved or all(before <= 16 for before, _ in sizes[1:])
+    assert 0.1 < len(halved) / len(seen) < 0.4
+    assert any(after < 8 for sizes in seen for _, after in sizes)
+    by_stride = [sizes for sizes in seen if sizes[-1][0] == 8 and len(sizes) == 1]
+    assert 0.05 < len(by_stride) / len(seen) < 0.3
+
+
+def test_only_a_factor_of_four_is_two_of_two():
+    for seed in range(60):
+        found = bsr_light(IMAGE[:30, :30], 3, np.random.default_rng(seed))
+        assert found.shape == (10, 10, 3)
+
+
+@pytest.mark.parametrize("shape", [(67, 33, 3), (5, 7, 1), (4, 4, 3), (34, 19, 3)])
+def test_what_the_factor_does_not_divide_is_cut_off(shape):
+    image = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
+    for seed in range(30):
+        small = bsr_light(image, 4, np.random.default_rng(seed))
+        assert small.shape == (shape[0] // 4, shape[1] // 4, shape[2])
+        assert small.dtype == np.uint8
+
+
+def test_the_seed_decides():
+    first, again, other = (bsr_light(IMAGE, 4, np.random.default_rng(k)) for k in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert np.any(first != other)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_noise_is_of_one_or_two_levels(channels):
+    coloured, grey = [], []
+    for seed in range(200):
+        drawn = noise((40, 40, channels), np.random.default_rng(seed)) * 255
+        assert drawn.dtype == np.float32
+        (grey if drawn.shape[2] == 1 else coloured).append(drawn.std((0, 1)))
+    deviations = np.concatenate(coloured + grey)
+    assert deviations.max() < 2.3
+    if channels == 1:
+        return
+    assert 0.25 < len(grey) / 200 < 0.55
+    levels = [round(float(d[0])) for d in grey]
+    assert set(levels) == {1, 2}
+    independent = [d for d in coloured if np.abs(d - np.round(d.mean())).max() < 0.15]
+    assert 0.25 < len(independent) / 200 < 0.55
+
+
+def test_correlated_noise_goes_together_in_the_channels():
+    found = []
+    for seed in range(100):
+        drawn = noise((40, 40, 3), np.random.default_rng(seed))
+        if drawn.shape[2] == 3:
+            found.append(np.corrcoef(drawn.reshape(-1, 3).T)[np.triu_indices(3, 1)].max())
+    assert np.sum(np.array(found) > 0.15) > 8
+    assert np.sum(np.array(found) < 0.1) > 20
 
 
 def test_errors():

@@ -49,6 +49,45 @@ def test_mirrored_images_have_mirrored_boxes():
     np.testing.assert_array_equal(found[:3], [3, corner(0.6, 0.2, 32), corner(0.9, 0.9, 32)])
 
 
+def test_a_box_that_the_crop_cuts_stays_whole():
+    """Facts 2.14: boxes stay in the coordinates of the full image; here its middle half shows."""
+    boxes = [[0.1, 0.2, 0.5, 0.9, 7], [0.75, 0.0, 1.0, 1.0, 8]]
+    found = tokens_of(boxes, size=(100, 200), num_objects=2)
+    np.testing.assert_array_equal(found[:3], [7, corner(0.1, 0.2), corner(0.5, 0.9)])
+    np.testing.assert_array_equal(found[3:6], 8191)  # it only touches the crop
+    flipped = tokens_of(boxes, size=(100, 200), flip=1.0, num_objects=2)
+    np.testing.assert_array_equal(flipped[:3], [7, corner(0.5, 0.2), corner(0.9, 0.9)])
+    np.testing.assert_array_equal(flipped[6:], [corner(0.25, 0), corner(0.75, 1)])
+
+
+@pytest.mark.parametrize("size", [20, (20, 30), (20, 8)])
+@pytest.mark.parametrize("flip", [False, True])
+def test_random_crops_choose_boxes_and_leave_their_corners(size, flip):
+    """Of boxes side by side, ten pixels each, those that a crop anywhere shows a pixel of."""
+    boxes = np.array([[k / 6, 0.1, (k + 1) / 6, 0.6, k] for k in range(6)], np.float32)
+    example = {"image": np.zeros((20, 60, 3), np.uint8), "boxes": boxes}
+    frames = set()
+    for seed in range(12):
+        made = transform_example(
+            example,
+            np.random.default_rng(seed),
+            image_size=size,
+            random_crop=True,
+            flip_probability=float(flip),
+            derive={"layout": LayoutTokens(6, vocab_size=61**2)},
+        )["layout"]
+        left, right = made[-2] % 61, made[-1] % 61
+        frames.add(left)
+        places = {}
+        for k in range(6):
+            start = 50 - 10 * k if flip else 10 * k
+            if max(start, left) < min(start + 10, right):
+                places[k] = [corner(start / 60, 0.1, 61), corner((start + 10) / 60, 0.6, 61)]
+        found = {row[0]: row[1:] for row in made[:-2].reshape(6, 3).tolist() if row[0] < 3720}
+        assert found == places
+    assert len(frames) > 4
+
+
 @pytest.mark.parametrize("size", [30, (30, 45), (30, 12)])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_last_tokens_are_the_crop_of_the_image_as_it_is_mirrored(size, seed):
@@ -70,10 +109,9 @@ def test_the_last_tokens_are_the_crop_of_the_image_as_it_is_mirrored(size, seed)
         whole = image[:, ::-1] if flip_probability else image
         shown = whole[top // 2 : bottom // 2, left:right]
         np.testing.assert_array_equal(shown, made["image"])
-        # What is seen of the box, in the same whole image; it is symmetric about the middle.
+        # The box stays whole in the same whole image; it is symmetric about the middle.
         (y0, x0), (y1, x1) = (divmod(int(t), 61) for t in made["layout"][1:3])
-        assert (x0, x1) == (max(10, left), min(50, right))
-        assert (y0, y1) == (6, 54)
+        assert (y0, x0, y1, x1) == (6, 10, 54, 50)
         flips.add(left)
     assert flips == {left, 60 - right}
 
