@@ -234,6 +234,9 @@ OVERRIDES = [
     ("train.steps.a=3", "config.train.steps is a value, it has no fields."),
     ("train.steps", "--config.train.steps: needs a value, as --config.train.steps=VALUE."),
     ("train=3", "--config.train: is a group; set its fields, as --config.train.FIELD=VALUE."),
+    ("train=None", "--config.train: is a group; set its fields, as --config.train.FIELD=VALUE. Le"),
+    ("data.buckets=16", "data.buckets: got 16. Legal: pairs of whole numbers, (height, width), "),
+    ("data.buckets=((16,),)", "data.buckets: got ((16,),). Legal: pairs of whole numbers, (hei"),
     ("train.steps=abc", "got 'abc', expected a whole number such as 3."),
     ("train.steps=True", "got 'True', expected a whole number such as 3."),
     ("train.steps=None", "got 'None', expected a whole number such as 3."),
@@ -520,5 +523,14 @@ def test_overrides_set_what_they_say():
     assert config.data.tokenizer.vocabulary == "words.txt"
     assert config.data.source.to_dict() == {"name": "folder", "path": "images"}
     assert config.is_locked
+    config = load_config(f"{TINY}:inpainting")
+    whole = config.copy_and_resolve_references()
+    apply_overrides(config, ["--config.data.derive.mask=none"])
+    assert config.data.derive.to_dict() == {}
+    assert config.is_locked
+    apply_overrides(whole, ["--config.data.derive=None"])
+    assert "derive" not in whole.data
+    with pytest.raises(UserError, match=r"config.data.derive has no field 'mask'. Legal: none\."):
+        apply_overrides(config, ["--config.data.derive.mask=None"])
     with pytest.raises(UserError, match="unknown argument '--steps=3'"):
         apply_overrides(config, ["--steps=3"])

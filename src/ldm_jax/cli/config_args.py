@@ -16,9 +16,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError, did_you_mean
-from ldm_jax.core.plugins import allow_named
+from ldm_jax.core.plugins import allow_named, look_beside
 
 _OPEN = ("task", "data")
+_DERIVE = "data.derive"  # what a source may have by itself, such as masks
 _NAMES = {
     bool: "true or false",
     int: "a whole number",
@@ -32,7 +33,8 @@ def load_config(spec: str) -> ConfigDict:
     """Returns `get_config(arg)` of a Python file, given as `path` or `path:arg`, locked.
 
     The file's folder is importable while it runs, so configs may build on their neighbours. Import
-    paths in it, of plug-ins from outside the package, are allowed from then on.
+    paths in it, of plug-ins from outside the package, are allowed from then on, and may be of
+    modules beside it.
 
     Raises:
       UserError: no such file, no Python in it, or no `get_config` that fits.
@@ -59,6 +61,7 @@ def load_config(spec: str) -> ConfigDict:
             f"--config={path}: get_config() returned {type(config).__name__}, expected ConfigDict."
         )
     allow_named(config.to_dict())
+    look_beside(path)
     return config.lock()
 
 
@@ -87,7 +90,7 @@ def apply_overrides(config: ConfigDict, arguments: list[str]) -> None:
 
     Values are Python literals, else strings; their type must fit the field's. Setting the `name` of
     an object to another one drops its other fields, which belonged to the old object; names are
-    set first, wherever they stand.
+    set first, wherever they stand. `None` for `data.derive`, or for an entry of it, removes it.
 
     Raises:
       UserError: unknown argument or field, or a value of the wrong type, naming what is legal.
@@ -114,10 +117,18 @@ def _set(config: ConfigDict, dotted: str, text: str) -> None:
     if leaf not in node and not is_open:
         _raise_unknown(dotted, parents, leaf, node)
     old = node.get(leaf)
+    removable = dotted == _DERIVE or ".".join(parents) == _DERIVE
+    if removable and text.lower() == "none":
+        if leaf not in node:
+            _raise_unknown(dotted, parents, leaf, node)
+        with node.unlocked():
+            del node[leaf]
+        return
     if isinstance(old, ConfigDict):
+        or_none = f", or --config.{dotted}=None to do without" if removable else ""
         raise UserError(
-            f"--config.{dotted}: is a group; set its fields, as --config.{dotted}.FIELD=VALUE. "
-            f"Legal: {', '.join(old)}."
+            f"--config.{dotted}: is a group; set its fields, as --config.{dotted}.FIELD=VALUE"
+            f"{or_none}. Legal: {', '.join(old) or 'those of its object'}."
         )
     value = _parse(text, old)
     allow_named({leaf: value})
@@ -151,7 +162,7 @@ def _raise_unknown(dotted: str, parents: list[str], part: str, node: ConfigDict)
     here = ".".join(["config", *parents])
     raise UserError(
         f"--config.{dotted}: {here} has no field {part!r}{did_you_mean(part, node)} "
-        f"Legal: {', '.join(node)}."
+        f"Legal: {', '.join(node) or 'none'}."
     )
 
 

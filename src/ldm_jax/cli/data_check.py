@@ -7,7 +7,7 @@ from typing import Any
 
 from ldm_jax.cli import data_source
 from ldm_jax.cli.progress import Progress
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, shortened
 
 EXAMPLES = """\
   ldm-jax data check photos/ --image_size 256 --batch_size 64
@@ -99,7 +99,9 @@ def _lines(facts: dict[str, Any]) -> Iterator[str]:
     where = f" {facts['path']}" if facts["path"] else ""
     yield f"source          {facts['source']}{where}"
     yield f"images          {facts['examples']:,}, of which {facts['readable']:,} can be read"
-    bad = [f"{_short(file['path'], facts)}: {file['reason']}" for file in facts["bad_files"]]
+    bad = [
+        f"{_short(file['path'], facts)}: {shortened(file['reason'])}" for file in facts["bad_files"]
+    ]
     yield from _listing(f"bad files       {len(bad):,}", bad)
     for name in ("width", "height", "shorter_side", "aspect_ratio"):
         if facts[name]:
@@ -145,8 +147,8 @@ def _label_lines(facts: dict[str, Any]) -> Iterator[str]:
 
 
 def _short(name: str, facts: dict[str, Any]) -> str:
-    """Returns the name of an example without the path that all share."""
-    return name.removeprefix(f"{str(facts['path']).rstrip('/')}/")
+    """Returns the name of an example without the path that all share, cut if it is very long."""
+    return shortened(name.removeprefix(f"{str(facts['path']).rstrip('/')}/"))
 
 
 def _range(values: dict[str, float]) -> str:

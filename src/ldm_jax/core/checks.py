@@ -16,6 +16,12 @@ def did_you_mean(name: str, legal: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else "."
 
 
+def shortened(text: str, most: int = 300) -> str:
+    """Returns a text for a message: with … for its middle if it is longer than `most`."""
+    half = most // 2
+    return text if len(text) <= most else f"{text[:half]}…{text[-half:]}"
+
+
 def check_in(what: str, value: Any, legal: Iterable[Any]) -> Any:
     """Returns `value` if it is legal.
 

@@ -15,12 +15,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ldm_jax.core.checks import UserError, check_in, did_you_mean
 
 ENVIRONMENT = "LDM_JAX_PLUGINS"
 _allowed: set[str] = set()
+_folders: list[str] = []  # of the configurations that the user gave
 
 
 class Registry(dict[str, Any]):
@@ -76,6 +78,14 @@ def allow_named(settings: Any) -> None:
         allow_named(value)
 
 
+def look_beside(config: Path) -> None:
+    """Lets plug-ins lie beside a configuration that the user gave, from now on."""
+    folder = str(config.parent.absolute())
+    if folder in _folders:
+        _folders.remove(folder)
+    _folders.insert(0, folder)
+
+
 def find_plugin(what: str, registry: Mapping[str, Any], name: Any) -> Any:
     """Returns what a registry holds under a name, or what an import path names.
 
@@ -83,7 +93,8 @@ def find_plugin(what: str, registry: Mapping[str, Any], name: Any) -> Any:
       what: the field that named it, for messages.
       registry: import paths are for a `Registry` only.
       name: of the registry, or 'package.module:Name'. The module is one that Python finds, or
-        lies in the current directory, which is looked at last.
+        lies beside a configuration of `look_beside` or in the current directory, which are looked
+        at last.
 
     Raises:
       UserError: unknown, not allowed, not to be imported, or of another kind.
@@ -121,17 +132,16 @@ def _check_allowed(what: str, name: str, module: str) -> None:
 
 
 def _import(what: str, module: str) -> Any:
-    here = os.getcwd()
-    added = here not in sys.path
-    if added:
-        sys.path.append(here)  # last, so that no file here hides an installed package
+    added = [x for x in dict.fromkeys((*_folders, os.getcwd())) if x not in sys.path]
+    sys.path.extend(added)  # last, so that no file there hides an installed package
     try:
         return importlib.import_module(module)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            beside = f", or beside the configuration, in {_folders[0]}" if _folders else ""
             raise UserError(
                 f"{what}: no module {error.name!r}. Legal: an installed one, or one on PYTHONPATH "
-                f"or in the current directory, {here}."
+                f"or in the current directory, {os.getcwd()}{beside}."
             ) from error
         place = traceback.extract_tb(error.__traceback__)[-1]
         first = (str(error).splitlines() or [""])[0]
@@ -140,8 +150,9 @@ def _import(what: str, module: str) -> Any:
             f"({type(error).__name__}: {first}). Legal: a module that imports."
         ) from error
     finally:
-        if added and here in sys.path:
-            sys.path.remove(here)
+        for folder in added:
+            if folder in sys.path:
+                sys.path.remove(folder)
 
 
 def _shown(found: Any) -> str:

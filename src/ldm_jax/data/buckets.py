@@ -2,14 +2,15 @@
 
 import functools
 import math
+import numbers
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, shortened
 from ldm_jax.data.source import Source
 
 _CHUNK = 1024  # examples whose sizes one thread reads at a time
@@ -56,6 +57,11 @@ def check_buckets(buckets: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ..
     """
     if not buckets:
         raise UserError("data.buckets: got none. Legal: one (height, width) or more, or no field.")
+    if not isinstance(buckets, tuple | list) or not all(map(_is_shape, buckets)):
+        raise UserError(
+            f"data.buckets: got {shortened(repr(buckets))}. Legal: pairs of whole numbers, "
+            "(height, width), such as ((48, 80), (64, 64))."
+        )
     seen: dict[Fraction, tuple[int, int]] = {}
     for height, width in buckets:
         if height < 1 or width < 1:
@@ -68,6 +74,12 @@ def check_buckets(buckets: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ..
             )
         seen[ratio] = (height, width)
     return tuple(seen.values())
+
+
+def _is_shape(bucket: Any) -> bool:
+    if not isinstance(bucket, tuple | list) or len(bucket) != 2:
+        return False
+    return all(isinstance(x, numbers.Integral) and not isinstance(x, bool) for x in bucket)
 
 
 def nearest_bucket(height: int, width: int, buckets: Sequence[tuple[int, int]]) -> int:
@@ -116,7 +128,9 @@ class BucketOrder:
     has left over; whole batches are taken, and the epoch's batches of all buckets are put in a
     random order. So every example is drawn once an epoch, nothing is dropped, and an incomplete
     batch waits for the next epoch (of a bucket with fewer examples than a batch, for several). The
-    first `epochs` epochs have sum_b floor(epochs n_b / batch_size) batches.
+    first `epochs` epochs have sum_b floor(epochs n_b / batch_size) batches. A batch that is begun
+    in one epoch and filled in a later one may hold an example twice, or more often if its bucket
+    has fewer examples than a batch.
 
     Args:
       assigned: [n], each example's bucket.

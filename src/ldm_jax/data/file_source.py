@@ -10,7 +10,7 @@ from typing import Any
 from absl import logging
 from PIL import Image
 
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, shortened
 
 # What Pillow and the readers of records raise for broken files, format by format.
 UNREADABLE = (
@@ -108,7 +108,7 @@ class FileSource(abc.ABC):
             for name, why in reasons.items():
                 if name not in self.quarantine:
                     self.quarantine[name] = why
-                    logging.warning("quarantined %s: %s", name, why)
+                    logging.warning("quarantined %s: %s", shortened(name), shortened(why))
             bad, total = len(self.quarantine), len(self)
             if bad > self.max_bad_fraction * total:
                 raise UserError(self.too_many_bad(self.max_bad_fraction))
@@ -116,7 +116,8 @@ class FileSource(abc.ABC):
     def too_many_bad(self, max_bad_fraction: float) -> str:
         """Returns the message that the quarantine holds more than this part of the examples."""
         bad, total = len(self.quarantine), len(self)
-        some = "; ".join(f"{name} ({why})" for name, why in list(self.quarantine.items())[:3])
+        first = list(self.quarantine.items())[:3]
+        some = "; ".join(f"{shortened(name)} ({shortened(why)})" for name, why in first)
         return (
             f"data.source.path: {bad} of {total} images ({bad / total:.1%}) in {self._where}"
             f" are missing or unreadable, such as {some}. Legal: at most "

@@ -2,19 +2,20 @@
 
 import hashlib
 import json
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from ldm_jax.core.checks import UserError, check_in
+from ldm_jax.core.checks import UserError, check_in, shortened
 from ldm_jax.data import transforms
 from ldm_jax.data.file_source import BadExample, FileSource
 from ldm_jax.data.folder_listing import (
     EXTENSIONS,
     METADATA,
     check_root,
+    file_inside,
+    files_in,
     list_images,
     no_column,
     read_metadata,
@@ -35,7 +36,8 @@ class Folder(FileSource):
     What lies beside the images is read with them: `name.segmentation.png` (class numbers, as
     palette indices or greys) and `name.mask.png` (0 and one other value) beside `name.jpg`; or
     the files that the columns `segmentation` and `mask` of metadata.jsonl name, relative to the
-    folder. Its column `boxes` holds a list of [x0, y0, x1, y1, class], in parts of the image.
+    folder. Its column `boxes` holds a list of [x0, y0, x1, y1, class], in parts of the image. Rows
+    name files in the folder or below it; links there may lead elsewhere.
 
     A file that is missing or cannot be read, as well as one whose map is, is quarantined: the next
     readable one takes its place, always the same, so that batches keep their size and a resumed
@@ -133,8 +135,7 @@ class Folder(FileSource):
         return digest.hexdigest()
 
     def _size(self, file: pathlib.PurePath) -> int | None:
-        path = self._root / file
-        return path.stat().st_size if path.is_file() else None
+        return (self._root / file).stat().st_size if self._exists(file) else None
 
     def _wants(self, name: str) -> bool:
         return self.side_cars is None or name in self.side_cars
@@ -152,7 +153,10 @@ class Folder(FileSource):
                             f"{metadata}: row {number} has no {name}, a file name, as others have. "
                             f"Legal: one in every row, or data.source.side_cars without {name}."
                         )
-                maps[name] = [pathlib.PurePath(row[name]) for row in rows]
+                maps[name] = [
+                    file_inside(f"{metadata}: row {number}", name, row[name])
+                    for number, row in enumerate(rows, start=1)
+                ]
                 continue
             files = [file.with_name(f"{file.stem}.{name}.png") for file in self._files]
             if any(map(self._exists, files)):
@@ -160,7 +164,7 @@ class Folder(FileSource):
             elif self.side_cars is not None:
                 raise UserError(
                     f"data.source.side_cars: no {name} in {self._root}. Expected files such as "
-                    f"{files[0]}, or the column {name} in {METADATA}."
+                    f"{shortened(str(files[0]))}, or the column {name} in {METADATA}."
                 )
         return maps
 
@@ -187,19 +191,18 @@ class Folder(FileSource):
     def _exists(self, file: pathlib.PurePath) -> bool:
         full = self._root / file
         if full.parent not in self._listing:
-            exists = full.parent.is_dir()
-            self._listing[full.parent] = set(os.listdir(full.parent)) if exists else set()
+            self._listing[full.parent] = files_in(full.parent)
         return full.name in self._listing[full.parent]
 
     def _find_missing(self) -> None:
         missing = {}
         for index, file in enumerate(self._files):
             if not self._exists(file):
-                missing[self.name(index)] = f"listed in {METADATA}, but missing"
+                missing[self.name(index)] = f"listed in {METADATA}, but missing or no file"
                 continue
             for files in self._maps.values():
                 if not self._exists(files[index]):
-                    missing[self.name(index)] = f"{files[index].as_posix()}: missing"
+                    missing[self.name(index)] = f"{files[index].as_posix()}: missing or no file"
         if missing:
             self.set_aside(missing)
 

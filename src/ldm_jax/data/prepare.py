@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ldm_jax.core.checks import UserError, check_positive
+from ldm_jax.core.checks import UserError, check_positive, shortened
 from ldm_jax.core.lock import folder_lock
 from ldm_jax.data.ahead import available_threads, map_ahead
 from ldm_jax.data.file_source import UNREADABLE, FileSource, reason
@@ -91,7 +91,8 @@ def prepare(
         if not sum(counts):
             raise UserError(
                 f"--out={out}: none of the {len(source)} examples can be read, such as "
-                f"{bad[0].path} ({bad[0].reason}). Legal: at least one that can."
+                f"{shortened(bad[0].path)} ({shortened(bad[0].reason)}). Legal: at least one that "
+                "can."
             )
         _write_quarantine(out, bad)
         dataclasses.replace(dataset, counts=tuple(counts)).write(out)

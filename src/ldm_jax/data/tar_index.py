@@ -4,9 +4,9 @@ import glob
 import pathlib
 import re
 import tarfile
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, shortened
 
 _COMPRESSED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -14,10 +14,16 @@ _EXPECTED = "Expected a folder of .tar files, one of them, or a pattern such as 
 
 
 class Member(NamedTuple):
-    """Bytes of a tar file that are one file in it."""
+    """Bytes of a tar file that are one file in it, and when that was changed, in seconds."""
 
     offset: int
     size: int
+    mtime: float
+
+    def read(self, tar: BinaryIO) -> bytes:
+        """Returns the bytes, from the tar file."""
+        tar.seek(self.offset)
+        return tar.read(self.size)
 
 
 class Sample(NamedTuple):
@@ -35,10 +41,8 @@ class Sample(NamedTuple):
 
     def read(self, extension: str) -> bytes:
         """Returns a member's bytes."""
-        offset, size = self.members[extension]
         with self.tar.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
+            return self.members[extension].read(file)
 
 
 def find_tars(path: str) -> list[pathlib.Path]:
@@ -88,15 +92,15 @@ def index_tar(tar: pathlib.Path) -> list[Sample]:
                 if not info.isreg() or not stem or not extension:
                     continue  # folders, links, hidden files: nothing of a sample
                 if info.issparse() or info.offset_data + info.size > length:
-                    raise tarfile.ReadError(f"{info.name} is cut short or sparse")
+                    raise tarfile.ReadError(f"{shortened(info.name)} is cut short or sparse")
                 key = f"{folder}/{stem}" if folder else stem
                 members = samples.setdefault(key, Sample(tar, key, {})).members
                 if extension.lower() in members:
                     raise UserError(
-                        f"data.source.path: {tar} holds {info.name} twice. Legal: names that "
-                        "differ, in each tar file."
+                        f"data.source.path: {tar} holds {shortened(info.name)} twice. Legal: "
+                        "names that differ, in each tar file."
                     )
-                members[extension.lower()] = Member(info.offset_data, info.size)
+                members[extension.lower()] = Member(info.offset_data, info.size, info.mtime)
             end = archive.offset
         _check_end(tar, end)
     except (tarfile.TarError, EOFError) as error:

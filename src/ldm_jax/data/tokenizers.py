@@ -202,8 +202,16 @@ def _load_huggingface(folder: pathlib.Path):
         f"found: {found}. Expected tokenizer.json or vocabulary files."
     )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        # Not given, it would be asked for on the terminal.
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"tokenizer.path: {str(folder)!r} brings code of its own (auto_map), which is not "
+                "run. Legal: a tokenizer of transformers itself, such as one with tokenizer.json."
+            ) from error
         raise unreadable from error
     # With a model's config.json alone, transformers makes a tokenizer to which all is unknown.
     files = tokenizer.vocab_files_names.values()

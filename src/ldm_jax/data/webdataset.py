@@ -2,17 +2,20 @@
 
 import hashlib
 import io
+import itertools
 import json
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, shortened
 from ldm_jax.data import transforms
-from ldm_jax.data.file_source import BadExample, FileSource
+from ldm_jax.data.file_source import UNREADABLE, BadExample, FileSource
 from ldm_jax.data.side_cars import pad_boxes, parse_boxes, read_map
 from ldm_jax.data.tar_index import Sample, find_tars, index_tar
 
 _IMAGES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
 _CAPTIONS = ("txt", "caption", "text")
+_LABELS = (*_CAPTIONS, "cls", "json")
 _MAPS = {"segmentation": ("seg.png", "segmentation.png"), "mask": ("mask.png",)}
 
 
@@ -23,9 +26,10 @@ class WebDataset(FileSource):
     number of its class, `key.seg.png` and `key.mask.png` its maps. `key.json` serves where there is
     no such member: its `text_column`, its `class_column` (a whole number), its `boxes`.
 
-    Only the headers are read at the start, and nothing is ever unpacked to disk. A sample that
-    cannot be read, or lacks what others have, is quarantined as by `Folder`; a missing caption is
-    empty.
+    Only the headers are read at the start, and nothing is ever unpacked to disk; without captions
+    of their own, also the .json until one has the `text_column`, so that no caption is overlooked.
+    A sample that cannot be read, or lacks what others have, is quarantined as by `Folder`; a
+    missing caption is empty.
 
     Args:
       path: a folder of .tar files, one of them, or a pattern: `shards/train-*.tar`,
@@ -56,13 +60,14 @@ class WebDataset(FileSource):
         self._samples = [sample for tar in find_tars(path) for sample in index_tar(tar)]
         there = {extension for sample in self._samples for extension in sample.members}
         if not there & set(_IMAGES):
+            found = shortened(_listed(sorted(there)[:10]))
             raise UserError(
                 f"data.source.path: no images in the tar files of {path!r}. Expected members "
-                f"ending in .{', .'.join(_IMAGES)}; found: .{', .'.join(sorted(there)[:10])}."
+                f"ending in {_listed(_IMAGES)}; found: {found}."
             )
         self._has_class = "cls" in there or class_column is not None
         self._maps = [name for name, endings in _MAPS.items() if there & set(endings)]
-        self._has_text = bool(there & set(_CAPTIONS)) or self._json_has_text()
+        self._has_text = bool(there & set(_CAPTIONS)) or ("json" in there and self._json_has_text())
 
     def __repr__(self) -> str:
         return (
@@ -86,7 +91,7 @@ class WebDataset(FileSource):
     def load(self, index: int) -> dict[str, Any]:
         """Returns image uint8 [H, W, C], C in 1 .. 4, and what else is known of it."""
         sample = self._samples[index]
-        fields = _fields(sample)
+        fields = _fields(sample.read("json")) if "json" in sample.members else {}
         example: dict[str, Any] = {"image": transforms.decode(io.BytesIO(self.image_bytes(index)))}
         if self._has_text:
             example["text"] = self._text(sample, fields)
@@ -101,16 +106,33 @@ class WebDataset(FileSource):
         return example
 
     def fingerprint(self) -> str:
-        """Returns a hash of the names and sizes of all members."""
+        """Returns a hash of all members' names, sizes and times, and of captions and classes."""
         digest = hashlib.sha256()
-        for sample in self._samples:
-            sizes = {extension: member.size for extension, member in sample.members.items()}
-            digest.update(f"{json.dumps([sample.tar.name, sample.key, sizes])}\n".encode())
+        for sample, tar in self._opened():
+            facts = {name: (member.size, member.mtime) for name, member in sample.members.items()}
+            digest.update(f"{json.dumps([sample.tar.name, sample.key, facts])}\n".encode())
+            for name in _LABELS:
+                if name in sample.members:  # which are small
+                    digest.update(sample.members[name].read(tar))
         return digest.hexdigest()
 
     def _json_has_text(self) -> bool:
-        first = next((sample for sample in self._samples if "json" in sample.members), None)
-        return first is not None and self.text_column in _fields(first)
+        """Returns whether any sample's json has the caption; one that is broken has none."""
+        for sample, tar in self._opened():
+            member = sample.members.get("json")
+            try:
+                if member is not None and self.text_column in _fields(member.read(tar)):
+                    return True
+            except UNREADABLE:
+                continue  # quarantined when the sample is read
+        return False
+
+    def _opened(self) -> Iterator[tuple[Sample, BinaryIO]]:
+        """Yields every sample with its tar file, which is opened once for all of its samples."""
+        for tar, samples in itertools.groupby(self._samples, key=lambda sample: sample.tar):
+            with tar.open("rb") as file:
+                for sample in samples:
+                    yield sample, file
 
     def _text(self, sample: Sample, fields: dict[str, Any]) -> str:
         for extension in _CAPTIONS:
@@ -136,14 +158,15 @@ def _find(sample: Sample, endings: tuple[str, ...], what: str) -> str:
     for ending in endings:
         if ending in sample.members:
             return ending
-    there = ", ".join(f".{extension}" for extension in sample.members)
-    raise BadExample(f"no {what} among its members {there}")
+    raise BadExample(f"no {what} among its members {_listed(sample.members)}")
 
 
-def _fields(sample: Sample) -> dict[str, Any]:
-    if "json" not in sample.members:
-        return {}
-    fields = json.loads(sample.read("json"))
+def _listed(extensions: Iterable[str]) -> str:
+    return ", ".join(f".{extension}" for extension in extensions)
+
+
+def _fields(content: bytes) -> dict[str, Any]:
+    fields = json.loads(content)
     if not isinstance(fields, dict):
         raise BadExample("its json is no object")
     return fields

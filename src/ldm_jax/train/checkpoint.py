@@ -42,6 +42,8 @@ MAY_CHANGE = (
     ),
     *("remat", "attention_impl"),
 )
+# Fields elsewhere that say what the stored numbers are.
+_FIXED = ("seed", "train.ema_conditioner")
 
 
 class Checkpoints:
@@ -272,7 +274,8 @@ def write_config(workdir: str | Path, config: ConfigDict) -> None:
     """Writes the configuration, once it agrees with the one that the workdir already holds.
 
     Raises:
-      UserError: `seed`, `task` or `data` differ from the run that the workdir holds.
+      UserError: `seed`, `task`, `data` or `train.ema_conditioner` differ from the run that the
+        workdir holds.
     """
     path = Path(workdir) / "config.json"
     if has_begun(workdir):
@@ -309,11 +312,11 @@ def _damaged(path: Path, why: str) -> str:
 
 
 def check_same_run(workdir: str | Path, config: ConfigDict) -> None:
-    """Raises UserError where `seed`, `task` or `data` differ from those of the run in `workdir`."""
+    """Raises UserError where `task`, `data` or `_FIXED` differ from those of the run there."""
     path, old = Path(workdir) / "config.json", read_config(workdir)
     was, now = (_flat(_tuples(json.loads(c.to_json_best_effort()))) for c in (old, config))
     for key in sorted(was.keys() | now.keys()):
-        fixed = key.startswith(("task.", "data.")) or key == "seed"
+        fixed = key.startswith(("task.", "data.")) or key in _FIXED
         movable = key.rpartition(".")[2] in MAY_CHANGE
         if fixed and not movable and was.get(key) != now.get(key):
             raise UserError(

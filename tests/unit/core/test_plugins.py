@@ -43,6 +43,7 @@ FIELD = "config.task.conditioner.name"
 def folder(tmp_path, monkeypatch):
     """The current directory with a module of plug-ins, none of them allowed."""
     monkeypatch.setattr(plugins, "_allowed", set())
+    monkeypatch.setattr(plugins, "_folders", [])
     monkeypatch.delenv(plugins.ENVIRONMENT, raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_plugins.py").write_text(PLUGIN)
@@ -162,6 +163,28 @@ def test_a_module_that_does_not_import(folder):
         f"{FIELD}: importing my_broken failed at {folder}/my_broken.py:2 (ModuleNotFoundError: No "
         "module named 'my_missing_part'). Legal: a module that imports."
     )
+
+
+def test_plugins_beside_the_configuration_are_found_from_anywhere(folder, monkeypatch):
+    (folder / "configs").mkdir()
+    (folder / "configs" / "my_beside.py").write_text(PLUGIN)
+    (folder / "configs" / "config.py").write_text(
+        "from ml_collections import ConfigDict\n"
+        "def get_config():\n"
+        "    return ConfigDict({'data': {'source': {'name': 'my_beside:Numbers'}}})\n"
+    )
+    allow_plugins("my_beside")  # alone, it says nothing about where
+    assert "no module 'my_beside'" in refused("my_beside:Mine")
+    config = load_config("configs/config.py")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    assert find_plugin("c", SOURCES, config.data.source.name).__name__ == "Numbers"
+    allow_plugins("my_nothing")
+    assert refused("my_nothing:Mine") == (
+        f"{FIELD}: no module 'my_nothing'. Legal: an installed one, or one on PYTHONPATH or in the "
+        f"current directory, {folder}/elsewhere, or beside the configuration, in {folder}/configs."
+    )
+    assert "asks for code from outside" in refused("my_third:Mine")
 
 
 def test_what_the_user_wrote_is_allowed(folder):

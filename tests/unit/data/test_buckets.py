@@ -73,6 +73,23 @@ def test_sizes_of_one_area():
         bucket_sizes(100, 16)
 
 
+@pytest.mark.parametrize(
+    "buckets",
+    [((16,),), ((16, 16, 16),), 16, "x", ((16.5, 8),), (16, 16), ((True, 2),), ("ab",), {1: 2}],
+)
+def test_buckets_are_pairs_of_whole_numbers(buckets):
+    with pytest.raises(UserError) as error:
+        check_buckets(buckets)
+    assert str(error.value) == (
+        f"data.buckets: got {buckets!r}. Legal: pairs of whole numbers, (height, width), such as "
+        "((48, 80), (64, 64))."
+    )
+
+
+def test_buckets_may_be_lists():
+    assert check_buckets([[8, 16], [12, 12]]) == ((8, 16), (12, 12))
+
+
 def test_the_nearest_ratio_counts():
     """|log| of 3:4 against 1:2 and 1:1: sqrt(1/2) = 0.707 is the border."""
     assert [nearest_bucket(*shape, BUCKETS) for shape in SHAPES] == IN_BUCKET
@@ -107,6 +124,13 @@ def test_every_example_is_drawn_once_an_epoch_and_none_is_dropped(shuffle):
     assert drawn == collections.Counter({(k, e): 1 for k in range(44) for e in range(8)})
     again = BucketOrder(assigned, 4, batch_size=8, seed=5, shuffle=shuffle)
     assert [again(k) for k in (43, 0, 17)] == [order(k) for k in (43, 0, 17)]
+
+
+def test_a_batch_of_two_epochs_may_hold_an_example_twice():
+    order = BucketOrder(np.zeros(3, int), 1, batch_size=4, seed=0, shuffle=True)
+    _, draws = order(0)
+    assert [draw.epoch for draw in draws] == [0, 0, 0, 1]
+    assert len({draw.example for draw in draws}) == 3
 
 
 def test_orders_follow_from_the_seed_and_differ_between_epochs():

@@ -1,6 +1,8 @@
 import concurrent.futures
 import json
 import logging
+import os
+import socket
 
 import numpy as np
 import pytest
@@ -193,6 +195,101 @@ def test_an_error_of_another_kind_is_quarantined_too(tmp_path, monkeypatch):
     source = Folder(str(tmp_path), max_bad_fraction=0.5)
     source[1]
     assert list(source.quarantine.values()) == ["TypeError: a tag with two values"]
+
+
+@pytest.mark.parametrize("name", ["", ".", "./", "..", "../a.png", "b/../../a.png", "/a.png"])
+def test_rows_name_files_in_the_folder(tmp_path, name):
+    images = tmp_path / "images"
+    write_image(images / "b" / "a.png", 5)
+    write_image(tmp_path / "a.png", 5)
+    write_rows(images, [{"file_name": "b/a.png"}, {"file_name": name}])
+    with pytest.raises(UserError) as error:
+        Folder(str(images))
+    assert str(error.value) == (
+        f"{images}/metadata.jsonl:2: file_name is '{name}'. Legal: a file in the folder or below "
+        "it, by its path from there, without '..'."
+    )
+
+
+def test_a_row_may_name_what_a_link_leads_to(tmp_path):
+    write_image(tmp_path / "elsewhere" / "a.png", 7)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "b.png").symlink_to(tmp_path / "elsewhere" / "a.png")
+    write_rows(tmp_path / "images", [{"file_name": "linked/a.png"}, {"file_name": "b.png"}])
+    source = Folder(str(tmp_path / "images"))
+    assert [int(source[k]["image"][0, 0, 0]) for k in range(2)] == [7, 7]
+
+
+def test_a_number_of_too_many_digits_is_no_row(tmp_path):
+    write_rows(tmp_path, ['{"file_name": "a.png"}', f'{{"file_name": "a.png", "x": {"1" * 5000}}}'])
+    with pytest.raises(UserError, match=r"metadata.jsonl:2: not a JSON object: Exceeds the limit"):
+        Folder(str(tmp_path))
+
+
+def test_links_to_folders_above_them_are_followed_once(tmp_path, caplog):
+    write_image(tmp_path / "images" / "z" / "a.png", 5)
+    write_image(tmp_path / "elsewhere" / "b.png", 5)
+    for name in ("one", "two", "z/up"):
+        (tmp_path / "images" / name).symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "a").symlink_to(tmp_path / "images" / "z")  # the real one counts
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "y").symlink_to(tmp_path / "elsewhere")
+    with caplog.at_level(logging.WARNING):
+        source = Folder(str(tmp_path / "images"))
+    assert [source.name(k) for k in range(len(source))] == [
+        str(tmp_path / "images" / file) for file in ("y/b.png", "z/a.png")
+    ]
+    assert f"5 links lead to folders that are read already, such as {tmp_path}" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder", "link to itself"])
+def test_what_is_no_file_is_not_opened(tmp_path, monkeypatch, kind):
+    """To read a pipe would wait for a writer, for ever."""
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    with socket.socket(socket.AF_UNIX) as listener:
+        makers = {
+            "pipe": lambda: os.mkfifo("a.png"),
+            "socket": lambda: listener.bind("a.png"),
+            "device": lambda: os.symlink(os.devnull, "a.png"),
+            "folder": lambda: os.mkdir("a.png"),
+            "link to itself": lambda: os.symlink("a.png", "a.png"),
+        }
+        makers[kind]()
+        write_image(tmp_path / "b.png", 9)
+        for name in ("a.png", "b.png"):
+            Image.new("L", (6, 4)).save(tmp_path / f"{name[0]}.mask.png")
+        assert len(Folder(str(tmp_path))) == 1  # without metadata it is no image
+        rows = [{"file_name": "a.png"}, {"file_name": "b.png"}]
+        write_rows(tmp_path, rows)
+        source = Folder(str(tmp_path), max_bad_fraction=0.5)
+        assert source.quarantine == {
+            str(tmp_path / "a.png"): "listed in metadata.jsonl, but missing or no file"
+        }
+        assert int(source[0]["image"][0, 0, 0]) == 9
+        source.fingerprint()
+        write_rows(tmp_path, [{"file_name": "b.png", "mask": "a.png"}] + rows[1:] * 2)
+    with pytest.raises(UserError, match=r"row 2 has no mask"):
+        Folder(str(tmp_path))
+    good = {"file_name": "b.png", "mask": "b.mask.png"}
+    write_image(tmp_path / "c.png", 9)
+    write_rows(tmp_path, [{"file_name": "c.png", "mask": "a.png"}, good])
+    source = Folder(str(tmp_path), max_bad_fraction=0.5)
+    assert source.quarantine == {str(tmp_path / "c.png"): "a.png: missing or no file"}
+
+
+def test_a_very_long_name_is_cut_in_messages(tmp_path, caplog):
+    write_image(tmp_path / "a.png", 5)
+    name, folder = "x" * 5000 + ".png", "y" * 5000
+    rows = [{"file_name": name}, {"file_name": f"{folder}/b.png"}, {"file_name": "a.png"}]
+    write_rows(tmp_path, rows)
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match=r"xx…xx+\.png \(li") as e:
+        Folder(str(tmp_path))
+    assert len(str(e.value)) < 1200
+    assert all(len(record.getMessage()) < 500 for record in caplog.records)
+    source = Folder(str(tmp_path), max_bad_fraction=0.7)
+    assert str(tmp_path / name) in source.quarantine  # whole, for programs
+    source.fingerprint()
 
 
 @pytest.mark.parametrize("name", ["5", "null", '["a"]'])

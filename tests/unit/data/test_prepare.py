@@ -149,7 +149,7 @@ def test_what_is_broken_is_left_out_and_listed(folder, tmp_path):
         (7, str(folder / "7.png")),
     ]
     assert lines[0]["reason"] == why
-    assert lines[1]["reason"] == "4.mask.png: missing"
+    assert lines[1]["reason"] == "4.mask.png: missing or no file"
     texts = [example["text"] for example in map(Records(str(out)).__getitem__, range(7))]
     assert texts == [f"ä {k}\n" for k in (0, 2, 3, 5, 6, 8, 9)]
     assert read_dataset(out).counts == (3, 2, 2)

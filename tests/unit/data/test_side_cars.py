@@ -109,6 +109,8 @@ def test_boxes():
         [[0, 0, 1, 1, 0.5]],
         [[0, 0, 1, 1, -1]],
         [[0, 0, 1, 1, float("nan")]],
+        [[0, 0, 1, 1, float("inf")]],
+        [[0, 0, 1, 1, 2**24]],
         [[0, 0, 1, 1, "cat"]],
         [[0, 0, 1, True, 1]],
         ["box"],
@@ -118,6 +120,13 @@ def test_what_is_no_box(value):
     text = f"the box {json.dumps(value[0])}, expected [x0, y0, x1, y1, class] with 0 <= x0 < x1"
     with pytest.raises(BadExample, match=re.escape(text)):
         parse_boxes(value)
+
+
+def test_a_class_beyond_all_floats_is_no_box():
+    with pytest.raises(
+        BadExample, match=r"the box \[0, 0, 1, 1, 10{43}…, expected .* below 2\^24$"
+    ):
+        parse_boxes([[0, 0, 1, 1, 10**400]])
 
 
 def test_boxes_are_a_list():
@@ -193,12 +202,24 @@ def test_columns_that_are_wrong(folder):
     write_rows(folder, [{"file_name": "0.jpg", "boxes": [[0, 0, 40, 50, 1]]}])
     assert refused(folder) == (
         f"{file}: row 1: the box [0, 0, 40, 50, 1], expected [x0, y0, x1, y1, class] with 0 <= x0 "
-        "< x1 <= 1, 0 <= y0 < y1 <= 1 and a whole class, 0 or more. Legal: such rows, or "
-        "data.source.side_cars without boxes."
+        "< x1 <= 1, 0 <= y0 < y1 <= 1 and a whole class, 0 or more, below 2^24. Legal: such "
+        "rows, or data.source.side_cars without boxes."
     )
     assert refused(folder, side_cars=("masks",)) == (
         "data.source.side_cars: got 'masks'; did you mean 'mask'? Legal: segmentation, mask, boxes."
     )
+
+
+@pytest.mark.parametrize("name", ["../x.png", "a/../../x.png", "/x.png", "."])
+def test_columns_name_no_file_outside_the_folder(folder, name):
+    write_rows(folder, [{"file_name": "0.jpg", "mask": "0.mask.png"}] * 2)
+    rows = [{"file_name": "0.jpg", "segmentation": "0.segmentation.png"}] * 2
+    write_rows(folder, [*rows, {"file_name": "1.jpg", "segmentation": name}])
+    assert refused(folder) == (
+        f"{folder / 'metadata.jsonl'}: row 3: segmentation is '{name}'. Legal: a file in the "
+        "folder or below it, by its path from there, without '..'."
+    )
+    assert len(Folder(str(folder), side_cars=("mask",))) == 3
 
 
 def test_side_cars_that_are_asked_for_must_be_there(folder):

@@ -122,6 +122,42 @@ def test_hugging_face_errors(tmp_path):
         HuggingFaceTokenizer(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("file", "settings", "text"),
+    [
+        (
+            "tokenizer_config.json",
+            {"tokenizer_class": "E", "auto_map": {"AutoTokenizer": ["e.E", None]}},
+            "brings code of its own (auto_map), which is not run. Legal: a tokenizer of "
+            "transformers itself, such as one with tokenizer.json.",
+        ),
+        (
+            "config.json",
+            {"model_type": "x", "auto_map": {"AutoConfig": "e.E", "AutoTokenizer": "e.E"}},
+            "holds no tokenizer that transformers can read; found: config.json, e.py. Expected "
+            "tokenizer.json or vocabulary files.",
+        ),
+    ],
+)
+def test_code_in_a_folder_is_neither_run_nor_asked_about(
+    tmp_path, monkeypatch, file, settings, text
+):
+    def ask(*_):
+        pytest.fail("transformers asks on the terminal")
+
+    monkeypatch.setattr("builtins.input", ask)
+    sprung = tmp_path / "sprung"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "e.py").write_text(f"open({str(sprung)!r}, 'w')\nclass E: pass\n")
+    (folder / "config.json").write_text('{"model_type": "x"}')
+    (folder / file).write_text(json.dumps(settings))
+    with pytest.raises(UserError) as error:
+        HuggingFaceTokenizer(str(folder))
+    assert str(error.value) == f"tokenizer.path: {str(folder)!r} {text}"
+    assert not sprung.exists()
+
+
 ODD_TEXTS = {
     "lone surrogates": "cat \ud800 \udfff cat",
     "right to left": "\u05e9\u05dc\u05d5\u05dd cat \u202e\u0645\u0631\u062d\u0628\u0627",

@@ -95,6 +95,41 @@ def test_json_serves_for_what_has_no_member(tmp_path):
     assert list(WebDataset(str(tmp_path))[0]) == ["image"]
 
 
+def test_no_caption_is_overlooked(tmp_path):
+    """The first json has none, the second is broken: the others have captions all the same."""
+    contents = [b'{"other": 1}', b"{bad", b'{"text": "hello"}', b'{"text": null}']
+    for k, content in enumerate(contents):
+        write_tar(tmp_path / f"{k}.tar", [("a.png", png(k)), ("a.json", content)])
+    source = WebDataset(str(tmp_path), max_bad_fraction=0.3)
+    assert [source[k]["text"] for k in (0, 2, 3)] == ["", "hello", ""]
+    assert source.read(1) is None
+    assert source.quarantine[f"{tmp_path}/1.tar/a"].startswith("JSONDecodeError: Expecting prop")
+    (tmp_path / "2.tar").unlink()
+    (tmp_path / "3.tar").unlink()
+    assert list(WebDataset(str(tmp_path))[0]) == ["image"]
+
+
+@pytest.mark.parametrize("content", [b"{bad", b"[1]", b"\xff", b"1" * 5000, b"[" * 100_000])
+def test_a_first_json_that_is_broken_is_quarantined(tmp_path, content):
+    members = [("a.png", png(1)), ("a.json", content)]
+    write_tar(tmp_path / "a.tar", [*members, ("b.png", png(2)), ("b.json", b'{"text": "b"}')])
+    source = WebDataset(str(tmp_path), max_bad_fraction=0.5)
+    assert [source[k]["text"] for k in (0, 1)] == ["b", "b"]
+    assert list(source.quarantine) == [f"{tmp_path}/a.tar/a"]
+
+
+def test_very_long_names_are_cut_in_messages(tmp_path):
+    long = "x" * 5000
+    write_tar(tmp_path / "a.tar", [("a.png", png(1)), (f"a.{long}", b""), (f"{long}.txt", b"a")])
+    with pytest.raises(
+        UserError, match=r"x…x+ \(no image among its members .txt\). Legal"
+    ) as error:
+        WebDataset(str(tmp_path))[1]
+    assert len(str(error.value)) < 1000
+    write_tar(tmp_path / "a.tar", [(f"a.{long}", b"")])
+    assert len(refused(tmp_path)) < 600
+
+
 def test_broken_samples_are_set_aside(tmp_path):
     def sample(key, **members):
         return [(f"{key}.{name}", content) for name, content in members.items()]
@@ -201,3 +236,17 @@ def test_the_fingerprint_follows_the_members(shards):
     assert WebDataset(str(shards / "train-*.tar")).fingerprint() == before
     write_tar(shards / "train-01.tar", [("a.png", png(1))])
     assert WebDataset(str(shards)).fingerprint() != before
+
+
+def test_the_fingerprint_follows_labels_of_one_size_and_times(tmp_path):
+    def fingerprint(txt=b"a cat", cls=b"1", json=b'{"text": "a"}', mtime=0.0):
+        with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+            for name, content in {"png": png(1), "txt": txt, "cls": cls, "json": json}.items():
+                info = tarfile.TarInfo(f"a.{name}")
+                info.size, info.mtime = len(content), mtime
+                archive.addfile(info, io.BytesIO(content))
+        return WebDataset(str(tmp_path)).fingerprint()
+
+    assert fingerprint() == fingerprint()
+    changed = [{}, {"txt": b"a dog"}, {"cls": b"2"}, {"json": b'{"text": "b"}'}, {"mtime": 1.5}]
+    assert len({fingerprint(**change) for change in changed}) == len(changed)

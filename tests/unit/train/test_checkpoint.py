@@ -197,6 +197,7 @@ class TestConfig:
         [
             ({"seed": 1}, "config.seed=1", "0"),
             ({"data.derive.x.k": 5}, "config.data.derive.x.k=5", "4"),
+            ({"train.ema_conditioner": False}, "config.train.ema_conditioner=False", "True"),
             ({"task.name": "y"}, "config.task.name='y'", "'x'"),
             ({"task.mult": (1, 2, 4)}, "config.task.mult=(1, 2, 4)", "(1, 2)"),
         ],
