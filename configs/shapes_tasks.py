@@ -103,7 +103,7 @@ def _embedded(config, key, tokens):
         "scale": _EMBEDDED**0.5,  # embeddings have length 1
     }
     config.task.model.attention_factors = (1, 2)  # all levels, as in the published model
-    config.train.steps = 2000
+    config.train.steps = 4000  # of these, 2000 follow the neighbours in 72 % of the images
 
 
 TASKS = {
