@@ -72,15 +72,16 @@ class FileSource(abc.ABC):
         """Returns the file of the image of example `index`, as it is stored."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns example `index`, or the next readable one.
+        """Returns example `index`, or the next readable one, which tells its own `index`.
 
         Raises:
           UserError: when too many files are unreadable.
         """
         for step in range(len(self)):
-            example = self.read((index + step) % len(self))
+            chosen = (index + step) % len(self)
+            example = self.read(chosen)
             if example is not None:
-                return example
+                return example if step == 0 else {**example, "index": chosen}
         raise UserError(f"data.source.path: none of the images in {self._where} can be read.")
 
     def read(self, index: int) -> dict[str, Any] | None:

@@ -102,6 +102,8 @@ def test_broken_files_are_replaced_by_the_next_readable_one(broken, caplog):
     with caplog.at_level(logging.WARNING):
         levels = [int(source[i]["image"][0, 0, 0]) for i in (3, 2, 2, 7)]
     assert levels == [40, 40, 40, 70]
+    # By its own number, so that embeddings and the like are looked up for what is shown.
+    assert [source[k].get("index", k) for k in (1, 2, 3)] == [1, 4, 4]
     assert set(source.quarantine) == {str(broken / "2.png"), str(broken / "3.png")}
     assert source.quarantine[str(broken / "2.png")].startswith("UnidentifiedImageError")
     assert sum("quarantined" in record.getMessage() for record in caplog.records) == 2
