@@ -34,14 +34,24 @@ class Frozen:
       params: of the first stage.
       latent_scale: what its latents are multiplied by.
       conditioner: parameters of a conditioner that is not trained; None for one that is.
-      null: the conditioning [1, …] of an example without a condition, while a batch holds the
-        answers of a conditioner, by route, and its parameters are not here.
     """
 
     params: PyTree
     latent_scale: LatentScale
     conditioner: PyTree = None
-    null: Conditioning | None = None
+
+
+@flax.struct.dataclass
+class Answered(Frozen):
+    """What a run trains against whose batches hold the answers of its conditioner, by route.
+
+    Never on disk: a workdir keeps the conditioner itself, for sampling.
+
+    Attributes:
+      null: the conditioning [1, …] of an example without a condition.
+    """
+
+    null: Conditioning = dataclasses.field(default_factory=Conditioning)
 
 
 def fixed_scale(channels: int, factor: float) -> LatentScale:

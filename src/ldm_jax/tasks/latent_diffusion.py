@@ -23,7 +23,7 @@ from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.samplers.base import Rows, image_keys, initial_noise, sample
 from ldm_jax.samplers.guidance import Denoise, classifier_free
 from ldm_jax.tasks.base import LossOutput, to_float_images
-from ldm_jax.tasks.first_stage import FirstStage, Frozen
+from ldm_jax.tasks.first_stage import Answered, FirstStage, Frozen
 from ldm_jax.tasks.latent_task import LatentTask
 
 # What conditioners of inpainting models read.
@@ -178,8 +178,8 @@ class LatentDiffusionTask(LatentTask):
     ) -> Conditioning:
         variables = self._conditioner_variables(params, frozen)
         rngs = {"dropout": keys.shared(Purpose.DROPOUT)}
-        if self._is_answered(frozen):
-            conditioning: Any = _answers(cast(Conditioning, frozen.null), batch)
+        if isinstance(frozen, Answered):
+            conditioning: Any = _answers(frozen.null, batch)
         else:
             conditioning = self.conditioner.apply(
                 variables,
@@ -196,10 +196,6 @@ class LatentDiffusionTask(LatentTask):
         )
         return cast(Conditioning, dropped)
 
-    def _is_answered(self, frozen: Frozen) -> bool:
-        """Returns whether the batch holds the conditioner's answers, in place of what it reads."""
-        return not self.train_conditioner and frozen.null is not None
-
     def _conditioner_variables(self, params: PyTree, frozen: Frozen) -> PyTree:
         found = params["conditioner"] if self.train_conditioner else frozen.conditioner
         return {"params": {} if found is None else found}
@@ -208,10 +204,10 @@ class LatentDiffusionTask(LatentTask):
         """Returns the conditioning of a batch of condition inputs, [b, …] each.
 
         For a masked image these are `masked_image` itself, or `image`, uint8 [b, H, W, C], and
-        `mask` [b, H, W], 1 where it is hidden. With `frozen.null`, they are its answers by route.
+        `mask` [b, H, W], 1 where it is hidden. With `Answered`, they are its answers by route.
         """
-        if self._is_answered(frozen):
-            return _answers(cast(Conditioning, frozen.null), batch)
+        if isinstance(frozen, Answered):
+            return _answers(frozen.null, batch)
         variables = self._conditioner_variables(params, frozen)
         batch = self._with_masked_image(frozen, batch)
         return cast(Conditioning, self.conditioner.apply(variables, batch))
@@ -233,7 +229,7 @@ class LatentDiffusionTask(LatentTask):
 
     def null_condition(self, params: PyTree, frozen: Frozen, batch_size: int = 1) -> Conditioning:
         """Returns the conditioning of examples without a condition."""
-        if self._is_answered(frozen):
+        if isinstance(frozen, Answered):
             return jax.tree.map(
                 lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:])), frozen.null
             )

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.types import Array, Conditioning, PyTree
 from ldm_jax.parallel.sharding import batch_sharding, put_batch, shardings
-from ldm_jax.tasks.first_stage import Frozen
+from ldm_jax.tasks.first_stage import Answered, Frozen
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 
 DTYPES = ("float16", "float32")
@@ -67,7 +67,7 @@ def make_condition_encoder(
     return lambda inputs: compiled(params, put_batch(mesh, inputs))
 
 
-def without_conditioner(task: LatentDiffusionTask, frozen: Frozen, mesh: Mesh) -> Frozen:
+def without_conditioner(task: LatentDiffusionTask, frozen: Frozen, mesh: Mesh) -> Answered:
     """Returns what a run needs that reads the answers from its cache: the null one for the tower.
 
     Args:
@@ -77,7 +77,7 @@ def without_conditioner(task: LatentDiffusionTask, frozen: Frozen, mesh: Mesh) -
     """
     null = jax.jit(lambda frozen: task.null_condition({}, frozen))(frozen)
     null = jax.device_put(null, shardings(mesh, null))
-    return dataclasses.replace(frozen, conditioner=None, null=null)
+    return Answered(frozen.params, frozen.latent_scale, null=null)
 
 
 def _routes(found: Any) -> dict[str, Any]:

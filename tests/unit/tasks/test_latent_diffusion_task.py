@@ -18,7 +18,7 @@ from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.samplers.base import initial_noise
 from ldm_jax.samplers.ddim import ddim
-from ldm_jax.tasks.first_stage import Frozen
+from ldm_jax.tasks.first_stage import Answered, Frozen
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 
 T, SEED, STEP = 50, 5, 3
@@ -378,7 +378,7 @@ def test_answers_from_a_cache_are_answers_of_the_conditioner():
     task, params, frozen = conditional_task(trained=False)
     expected = task.loss("diffusion", params, {}, frozen, BATCH, keys).loss
     null = Conditioning(context=TABLE[None, 10:])
-    answered = dataclasses.replace(frozen, conditioner=None, null=null)
+    answered = Answered(frozen.params, frozen.latent_scale, null=null)
     batch = {"image": BATCH["image"], "context": TABLE[BATCH["class"]][:, None, :]}
     loss = task.loss("diffusion", params, {}, answered, batch, keys).loss
     np.testing.assert_allclose(loss, expected, rtol=1e-6)

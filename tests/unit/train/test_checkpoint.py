@@ -143,6 +143,10 @@ def test_frozen_round_trip(tmp_path):
     save_frozen(tmp_path, frozen)
     assert has_frozen(tmp_path)
     assert_same(restore_frozen(tmp_path, one_device(frozen)), frozen)
+    # One more name here, and Orbax refuses the workdirs of every version before.
+    stored = json.loads((tmp_path / "frozen" / "_METADATA").read_text())["tree_metadata"]
+    first_names = {entry["key_metadata"][0]["key"] for entry in stored.values()}
+    assert first_names == {"params", "latent_scale", "conditioner"}
 
 
 def make_config(**changes):
