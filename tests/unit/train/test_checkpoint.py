@@ -1,5 +1,6 @@
 """What a run keeps on disk, and what it refuses."""
 
+import json
 import re
 
 import jax
