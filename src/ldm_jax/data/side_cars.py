@@ -1,7 +1,6 @@
 """Maps, masks and boxes that lie beside an image: from files and JSON to arrays."""
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
@@ -13,6 +12,7 @@ from ldm_jax.data.file_source import BadExample, reason
 MAPS = ("segmentation", "mask")
 # Pillow stretches few-bit greys to 0 .. 255; what one step of theirs becomes.
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
+_MAX_CLASS = 2**24 - 1  # of a box: float32 tells whole numbers apart up to here
 
 
 def decode_map(file: str | BinaryIO) -> np.ndarray:
@@ -93,7 +93,7 @@ def parse_boxes(value: Any) -> np.ndarray:
         if not _is_box(row):
             raise BadExample(
                 f"the box {_short(row)}, expected [x0, y0, x1, y1, class] with 0 <= x0 < x1 <= 1, "
-                "0 <= y0 < y1 <= 1 and a whole class, 0 or more"
+                f"0 <= y0 < y1 <= 1 and a whole class, 0 to {_MAX_CLASS}"
             )
     return np.asarray(value, np.float32).reshape(-1, 5)
 
@@ -122,7 +122,7 @@ def _is_box(row: Any) -> bool:
         return False
     x0, y0, x1, y1, label = row
     inside = 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
-    return inside and math.isfinite(label) and label >= 0 and label == int(label)
+    return inside and 0 <= label <= _MAX_CLASS and label == int(label)
 
 
 def _short(value: Any) -> str:

@@ -109,6 +109,8 @@ def test_boxes():
         [[0, 0, 1, 1, 0.5]],
         [[0, 0, 1, 1, -1]],
         [[0, 0, 1, 1, float("nan")]],
+        [[0, 0, 1, 1, 2**24]],
+        [[0, 0, 1, 1, 10**400]],
         [[0, 0, 1, 1, "cat"]],
         [[0, 0, 1, True, 1]],
         ["box"],
@@ -193,7 +195,7 @@ def test_columns_that_are_wrong(folder):
     write_rows(folder, [{"file_name": "0.jpg", "boxes": [[0, 0, 40, 50, 1]]}])
     assert refused(folder) == (
         f"{file}: row 1: the box [0, 0, 40, 50, 1], expected [x0, y0, x1, y1, class] with 0 <= x0 "
-        "< x1 <= 1, 0 <= y0 < y1 <= 1 and a whole class, 0 or more. Legal: such rows, or "
+        "< x1 <= 1, 0 <= y0 < y1 <= 1 and a whole class, 0 to 16777215. Legal: such rows, or "
         "data.source.side_cars without boxes."
     )
     assert refused(folder, side_cars=("masks",)) == (
