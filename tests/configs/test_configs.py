@@ -14,6 +14,7 @@ import pytest
 from ldm_jax.cli.config_args import load_config
 from ldm_jax.cli.info import describe
 from ldm_jax.train import assemble
+from ldm_jax.train.condition_checks import check_inputs
 from ldm_jax.train.frozen import abstract_frozen
 from ldm_jax.train.step import init_state, make_train_step
 
@@ -115,4 +116,4 @@ def test_every_task_on_shapes_finds_its_inputs_in_the_data(name, tmp_path):
         if "embeddings" in entry:
             np.save(tmp_path / "rows.npy", np.eye(8))
             entry.embeddings = str(tmp_path / "rows.npy")
-    assemble.check_inputs(config, assemble.build_task(config))
+    check_inputs(config, assemble.build_task(config))

@@ -16,6 +16,7 @@ from ldm_jax.cli.info import describe
 from ldm_jax.core.checks import UserError
 from ldm_jax.data import Shapes
 from ldm_jax.train import assemble
+from ldm_jax.train.condition_checks import check_inputs
 
 FOLDER = Path(__file__).parents[2] / "configs" / "published"
 
@@ -168,7 +169,7 @@ def test_data_have_what_a_diffusion_model_is_conditioned_on(spec, tmp_path):
         np.save(tmp_path / "clip.npy", embeddings)
         config.data.derive.clip_embeddings.embeddings = str(tmp_path / "clip.npy")
     task = assemble.build_task(config)
-    assemble.check_inputs(config, task)
+    check_inputs(config, task)
     reads = set(task.inputs) - {"class", "tokens"}
     shapes = READS.get(spec.partition(":")[0], {})
     assert reads == set(shapes)

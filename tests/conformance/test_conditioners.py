@@ -121,6 +121,9 @@ def test_null_has_the_routes_and_row_shapes_of_a_batch(name, fields, spec):
             assert empty.shape == (size, *x.shape[1:])
             assert empty.dtype == x.dtype
             np.testing.assert_allclose(empty, np.repeat(empty[:1], size, axis=0), atol=1e-6)
+        if module.uniform_null and null.concat is not None:
+            cell = null.concat[:, :1, :1]
+            np.testing.assert_array_equal(null.concat, np.broadcast_to(cell, null.concat.shape))
 
 
 @guided_cases

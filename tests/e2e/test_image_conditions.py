@@ -17,6 +17,7 @@ from ldm_jax.interop.safetensors_io import SafetensorsWriter
 from ldm_jax.interop.tensors import TensorInfo
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.train import assemble
+from ldm_jax.train.condition_checks import check_inputs
 from ldm_jax.train.loop import train
 
 CLIP = {
@@ -144,7 +145,7 @@ def test_batches_and_grids_find_the_rows_of_their_examples(tmp_path):
 
 def test_what_does_not_fit_is_said_before_training(tmp_path):
     def check(config):
-        assemble.check_inputs(config, assemble.build_task(config))
+        check_inputs(config, assemble.build_task(config))
 
     check(embedded(tmp_path, 3, 4))
     for rows, width in ((3, 5), (2, 4)):

@@ -76,9 +76,15 @@ def _facts(arguments: argparse.Namespace, overrides: list[str]) -> dict[str, Any
     if arguments.config is not None and not problems:
         from ldm_jax.train.data_refusal import refusal
 
-        problems += filter(None, [refusal(config, source, sizes["batch_size"])])
+        problems += filter(None, [refusal(config, source, sizes["batch_size"], _largest(facts))])
     kind = {"source": config.data.source.name, "path": config.data.source.get("path")}
     return {**kind, **facts, "usable": not problems, "problems": problems}
+
+
+def _largest(facts: dict[str, Any]) -> dict[str, int]:
+    """Returns the largest class of images and of maps, where there are any."""
+    seen = {"class": facts["classes"], "segmentation": facts["segmentation"]}
+    return {name: max(row["class"] for row in rows) for name, rows in seen.items() if rows}
 
 
 def _problems(facts: dict[str, Any], source: Any, allowed: float) -> list[str]:

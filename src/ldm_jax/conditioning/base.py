@@ -1,12 +1,15 @@
 """What every conditioner offers, and the dropping of conditions for guidance."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Array, Batch, Conditioning
 
-__all__ = ["Conditioner", "Conditioning", "drop"]
+__all__ = ["Conditioner", "Conditioning", "drop", "spread_null"]
 
 
 class Conditioner(nn.Module):
@@ -20,10 +23,13 @@ class Conditioner(nn.Module):
     Attributes:
       drop_rate: share of examples that are trained without their condition; None leaves it to the
         task's `condition_drop_rate`. A subclass may make it a field.
+      uniform_null: whether the map of `null` is the same everywhere, and so serves images of every
+        size; others serve those of the training size only.
     """
 
     # Not annotated: dataclasses would put a subclass's field of that name before all others.
     drop_rate = None  # type: float | None
+    uniform_null = False
 
     def input_shapes(self, image_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Returns shape and type of one example of every entry of the batch that it reads.
@@ -60,16 +66,51 @@ def drop(conditioning: Conditioning, null: Conditioning, mask: Array) -> Conditi
 
     Args:
       conditioning: of b examples; absent routes stay absent.
-      null: of one example, which is broadcast, or of b. A map of another height or width, since
-        buckets of images have several, is the same everywhere: its first cell is taken.
+      null: see `spread_null`.
       mask: [b] bool, true where the condition is dropped; drawn by the caller.
+
+    Raises:
+      UserError: `null` cannot stand in for `conditioning`.
     """
 
     def replace(x: Array, empty: Array) -> Array:
         rows = mask.reshape((-1,) + (1,) * (x.ndim - 1))
-        if x.ndim == 4 and x.shape[1:3] != empty.shape[1:3]:
-            empty = empty[:, :1, :1]
-        empty = jnp.broadcast_to(empty.astype(x.dtype), x.shape)
-        return jnp.where(rows, empty, x)
+        return jnp.where(rows, empty.astype(x.dtype), x)
 
-    return jax.tree.map(replace, conditioning, null)
+    return jax.tree.map(replace, conditioning, spread_null(null, conditioning))
+
+
+def one_cell(null: Conditioning) -> Conditioning:
+    """Returns a null conditioning whose map is the same everywhere with one cell of it."""
+    if null.concat is None:
+        return null
+    return dataclasses.replace(null, concat=null.concat[:, :1, :1])
+
+
+def spread_null(null: Conditioning, conditioning: Conditioning | None) -> Conditioning:
+    """Returns the null conditioning with the shapes of `conditioning`.
+
+    Args:
+      null: of one example, which is repeated, or of as many. A map of one cell is repeated too.
+      conditioning: with the same routes.
+
+    Raises:
+      UserError: other routes, or shapes that cannot be repeated; so for maps of more than a cell.
+    """
+    found = {}
+    for route in ("context", "concat", "embedding"):
+        got, expected = getattr(null, route), getattr(conditioning, route, None)
+        shapes = tuple(None if x is None else tuple(x.shape) for x in (got, expected))
+        same = (got is None) == (expected is None)
+        if same and got is not None and expected is not None:
+            row, cell = expected.shape[1:], (1, 1, *expected.shape[3:])
+            legal = (row, cell) if route == "concat" else (row,)
+            same = got.shape[1:] in legal and got.shape[0] in (1, expected.shape[0])
+        if not same:
+            also = ", and maps of one cell" if route == "concat" else ""
+            raise UserError(
+                f"null conditioning, {route}: got shape {shapes[0]}, expected {shapes[1]} as in "
+                f"the conditioning. Legal: the same shape, or batch 1{also}."
+            )
+        found[route] = None if expected is None else jnp.broadcast_to(got, expected.shape)
+    return Conditioning(**found)

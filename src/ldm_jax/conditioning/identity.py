@@ -39,6 +39,8 @@ class Identity(Conditioner):
     scale: float = 1.0
     dtype: Any = jnp.float32
 
+    uniform_null = True
+
     def __post_init__(self) -> None:
         check_in("identity.route", self.route, _RANKS)
         if not math.isfinite(self.scale) or self.scale == 0:

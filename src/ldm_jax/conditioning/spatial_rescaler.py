@@ -39,6 +39,8 @@ class SpatialRescaler(Conditioner):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
+    uniform_null = True
+
     def __post_init__(self) -> None:
         for field in ("num_classes", "image_size", "num_stages", "out_channels"):
             check_positive(f"spatial_rescaler.{field}", [getattr(self, field)])

@@ -100,6 +100,7 @@ def make_stream(
     process_count: int = 1,
     keys: Sequence[str] | None = None,
     derive: Mapping[str, Derived] | None = None,
+    limits: Mapping[str, int] | None = None,
     num_epochs: int | None = None,
 ) -> Stream:
     """Returns the stream of batches of `source`.
@@ -134,6 +135,8 @@ def make_stream(
         derived, which hides the source's own entry of its name. Default: image, what is derived,
         and class and tokens where they are there.
       derive: what is made of the cropped examples, by the name of its entry.
+      limits: exclusive maxima of entries of whole numbers; an example beyond one, or below 0, is a
+        UserError when its batch is drawn.
       num_epochs: None never ends.
 
     Raises:
@@ -173,7 +176,7 @@ def make_stream(
             tokenize=tokenize,
             derive=derive,
         )
-        return {key: whole[key] for key in keys}
+        return _within({key: whole[key] for key in keys}, limits, example["index"])
 
     contract: dict[str, Any] = {
         "batch_size": batch_size,
@@ -210,6 +213,7 @@ def load_examples(
     background: tuple[int, int, int] = WHITE,
     keys: Sequence[str] | None = None,
     derive: Mapping[str, Derived] | None = None,
+    limits: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Returns the chosen examples as one batch, cropped in the middle, never mirrored.
 
@@ -233,10 +237,30 @@ def load_examples(
         )
         for index, example in zip(indices, chosen, strict=True)
     ]
-    batch: dict[str, Any] = stack([{key: x[key] for key in keys} for x in prepared])
+    batch: dict[str, Any] = stack(
+        [
+            _within({key: x[key] for key in keys}, limits, example["index"])
+            for x, example in zip(prepared, chosen, strict=True)
+        ]
+    )
     if "text" in chosen[0]:
         batch["text"] = [example["text"] for example in chosen]
     return batch
+
+
+def _within(
+    example: dict[str, Any], limits: Mapping[str, int] | None, index: int
+) -> dict[str, Any]:
+    """Returns an example whose numbers lie below their limits."""
+    for name, limit in (limits or {}).items():
+        values = np.asarray(example.get(name, 0))
+        for value in (values.min(), values.max()):
+            if not 0 <= value < limit:
+                raise UserError(
+                    f"data: example {index} has {name} {value}, but the model has a table of "
+                    f"{limit}. Legal: 0 to {limit - 1}."
+                )
+    return example
 
 
 def _bucket_order(

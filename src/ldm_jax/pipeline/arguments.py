@@ -18,8 +18,9 @@ class Arguments(TypedDict, total=False):
     What is drawn:
       classes: a class number, or one per image, for models that read a class.
       conditions: for models that read something else, such as low-resolution images or, under
-        'image', those to be varied: the conditioner's inputs by name, a row per image.
-      num_images: for unconditional models; otherwise repeats a single prompt or class.
+        'image', those to be varied: the conditioner's inputs by name, a row per image, or one for
+        all. Models that inpaint take `image` and `mask` here too, and mean the same.
+      num_images: for unconditional models; otherwise repeats a single prompt, class or condition.
       negative: text or class to steer away from, one or one per image, instead of the absent
         condition.
       regions: further prompts for parts of the image.
@@ -50,8 +51,8 @@ class Arguments(TypedDict, total=False):
     Editing:
       image: uint8 [H, W, C] or several, to start from.
       strength: how much of the image is drawn anew, in (0, 1]; by default 0.75, with a mask 1.
-      mask: [H, W] or several, 1 where the image is painted over. Where it is 0 pixels come out as
-        they are.
+      mask: [H, W] or several, 1 where the image is painted over; bool, uint8 of 0 to 255 or of 0
+        and 1, or floats in [0, 1]. Where it is 0 pixels come out as they are.
       resample: RePaint's, for masks: how often each piece of the run is taken.
       jump: steps of such a piece.
 

@@ -25,7 +25,7 @@ def as_images(what: str, images: Any, size: tuple[int, int], channels: int) -> n
         found = found[..., None]
     if found.ndim == 3:
         found = found[None]
-    if found.dtype != np.uint8 or found.shape[1:] != (*size, channels):
+    if found.dtype != np.uint8 or found.shape[1:] != (*size, channels) or not len(found):
         raise UserError(
             f"{what}: got {found.dtype} of shape {np.shape(images)}. Legal: uint8 "
             f"[{size[0]}, {size[1]}, {channels}], or several of them."
@@ -38,21 +38,21 @@ def as_masks(what: str, masks: Any, size: tuple[int, int]) -> np.ndarray:
 
     Args:
       what: name of the argument, for messages.
-      masks: bool, uint8 of 0 to 255, or floats in [0, 1].
+      masks: bool, whole numbers of 0 and 1, uint8 of 0 to 255, or floats in [0, 1]. uint8 without
+        any number above 1 are 0 and 1, as those that data have.
       size: (H, W) that they must have.
 
     Raises:
       UserError: another shape, or values out of range.
     """
     found = np.asarray(masks)
-    if found.dtype == np.uint8 and found.size and found.max() == 1:
-        raise UserError(f"{what}: got uint8 of 0 and 1. Legal: bool, uint8 of 0 to 255, floats.")
     if found.dtype.kind not in "buif":
         raise UserError(f"{what}: got {found.dtype}. Legal: bool, uint8, 0.0 to 1.0.")
-    found = found.astype(np.float32) / (255 if found.dtype == np.uint8 else 1)
+    scale = 255 if found.dtype == np.uint8 and found.size and found.max() > 1 else 1
+    found = found.astype(np.float32) / scale
     if found.ndim == 2:
         found = found[None]
-    if found.shape[1:] != tuple(size):
+    if found.ndim != 3 or found.shape[1:] != tuple(size) or not len(found):
         raise UserError(f"{what}: got shape {np.shape(masks)}. Legal: [{size[0]}, {size[1]}].")
     if not (found.min() >= 0 and found.max() <= 1):
         raise UserError(f"{what}: got values outside of 0 to 1. Legal: bool, uint8, 0.0 to 1.0.")

@@ -20,7 +20,7 @@ from ldm_jax.parallel.sharding import placed
 from ldm_jax.pipeline.arguments import STEERING, Arguments
 from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows
 from ldm_jax.pipeline.checks import check_arguments, check_names, check_whole
-from ldm_jax.pipeline.conditions import ConditionReader
+from ldm_jax.pipeline.conditions import ConditionReader, as_image_and_mask
 from ldm_jax.pipeline.generation import Generation, Runs, finished
 from ldm_jax.pipeline.guides import ClassifierGuide
 from ldm_jax.pipeline.planning import image_count, make_options, make_plan, make_request
@@ -33,6 +33,7 @@ from ldm_jax.tasks.latent_diffusion import MASKED_IMAGE, LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
+from ldm_jax.train.condition_checks import check_tokenizer
 from ldm_jax.train.exchange import open_model, read_model_config
 from ldm_jax.train.fingerprint import params_hash
 from ldm_jax.train.frozen import restore_run_frozen
@@ -70,7 +71,7 @@ class Pipeline:
         self.notes, self.source = tuple(notes), source
         self._params, self._frozen = params, frozen
         tokenizer = assemble.build_tokenizer(config)
-        assemble.check_tokenizer(task, tokenizer)
+        check_tokenizer(task, tokenizer)
         self._reader = ConditionReader(task, tokenizer)
         self._programs: dict[Options, Programs] = {}
 
@@ -184,14 +185,15 @@ class Pipeline:
         What is wrong with the arguments is raised at once.
         """
         check_names(tuple(arguments), tuple(Arguments.__annotations__))
-        check_arguments(arguments)
-        plan = make_plan(self.config, self.task, arguments)
-        request = self._request(prompts, arguments, plan)
-        programs = self._compiled(make_options(self.task, arguments), plan.image_shape)
+        given: Any = as_image_and_mask(self.task, arguments)
+        check_arguments(given)
+        plan = make_plan(self.config, self.task, given)
+        request = self._request(prompts, given, plan)
+        programs = self._compiled(make_options(self.task, given), plan.image_shape)
 
         def remake(**changes: Any) -> Request:
             check_names(tuple(changes), ("prompts", *STEERING))
-            new: Any = {**arguments, **changes}
+            new: Any = {**given, **as_image_and_mask(self.task, changes)}
             words = new.pop("prompts", prompts)
             check_arguments(new)
             again = self._request(words, new, plan, steering=request.scale is not None)
@@ -206,12 +208,12 @@ class Pipeline:
             for number, (rows, count) in enumerate(places, start=1):
                 yield Generation(
                     programs,
-                    (self._params, self._frozen, arguments.get("guide_params")),
+                    (self._params, self._frozen, given.get("guide_params")),
                     request.take(rows),
                     plan,
                     count=count,
                     last=number == len(places),
-                    as_uint8=arguments.get("output", "uint8") == "uint8",
+                    as_uint8=given.get("output", "uint8") == "uint8",
                     remake=lambda rows=rows, **changes: remake(**changes).take(rows),
                 )
 

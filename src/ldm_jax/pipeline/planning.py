@@ -109,6 +109,7 @@ def make_request(
         arguments.get("classes"),
         arguments.get("conditions"),
         image_count(arguments),
+        plan.image_shape,
     )
     check_in("output", _given(arguments, "output", "uint8"), ("uint8", "float32"))
     size = plan.image_shape

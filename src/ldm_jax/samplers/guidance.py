@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from ldm_jax.conditioning.base import spread_null
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Array, Conditioning
 from ldm_jax.diffusion.parameterization import (
@@ -44,7 +45,7 @@ def classifier_free(
       denoise: (z, t, conditioning) -> Prediction; called with the order [null, conditioning].
       conditioning: what to sample, batch b.
       null: what to steer away from, the absent or a negative condition, batch b or 1, with the same
-        routes as `conditioning`. With None there is nothing to steer away from and `scale` is not
+        routes as `conditioning`; see `conditioning.base.spread_null`. With None there is nothing to steer away from and `scale` is not
         used.
       scale: one number, or [b] with one per image. A Python 1.0 costs no second half.
       interval: [2] or [b, 2], the least and the most noisy timestep with guidance; outside, the
@@ -85,8 +86,7 @@ def regional(
     Raises:
       UserError: conditionings that cannot stand in one batch, or weights that do not fit them.
     """
-    for conditioning in conditionings:
-        _check_routes(conditioning, null)
+    empty, *_ = [spread_null(null, conditioning) for conditioning in conditionings]
     count = len(conditionings)
     if (weights is None) != (count == 1) or (weights is not None and weights.shape[1] != count):
         raise UserError(
@@ -95,9 +95,9 @@ def regional(
         )
 
     def stack(null_part: Array, *parts: Array) -> Array:
-        return jnp.concatenate([jnp.broadcast_to(null_part, parts[0].shape), *parts])
+        return jnp.concatenate([null_part, *parts])
 
-    stacked = jax.tree.map(stack, null, *conditionings)
+    stacked = jax.tree.map(stack, empty, *conditionings)
 
     def predict(z: Array, t: Array) -> Prediction:
         copies = 1 + count
@@ -238,18 +238,3 @@ def _scale_at(scale: float | Array, t: Array, interval: Array | None) -> Array:
         return weight
     inside = (interval[..., 0] <= t) & (t <= interval[..., 1])
     return jnp.where(inside, weight, 1.0)
-
-
-def _check_routes(conditioning: Conditioning | None, null: Conditioning) -> None:
-    """Raises UserError unless `null` can stand beside `conditioning` in one batch."""
-    for route in ("context", "concat", "embedding"):
-        got, expected = getattr(null, route), getattr(conditioning, route, None)
-        shapes = tuple(None if x is None else tuple(x.shape) for x in (got, expected))
-        same = (got is None) == (expected is None)
-        if same and got is not None and expected is not None:
-            same = got.shape[1:] == expected.shape[1:] and got.shape[0] in (1, expected.shape[0])
-        if not same:
-            raise UserError(
-                f"null conditioning, {route}: got shape {shapes[0]}, expected {shapes[1]} as in "
-                "the conditioning. Legal: the same shape, or batch 1."
-            )

@@ -13,7 +13,7 @@ from ldm_jax.diffusion.process import q_sample
 from ldm_jax.diffusion.schedule import Schedule
 from ldm_jax.tasks.base import LossOutput
 from ldm_jax.tasks.first_stage import FirstStage, Frozen
-from ldm_jax.tasks.latent_task import LatentTask
+from ldm_jax.tasks.latent_task import LatentTask, table_limits
 
 TOP = 5
 _QUARTERS = 4
@@ -52,6 +52,10 @@ class LatentClassifierTask(LatentTask):
     def input_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """A number in 0 .. num_classes - 1."""
         return {"class": jax.ShapeDtypeStruct((), jnp.int32)}
+
+    def input_limits(self) -> dict[str, int]:
+        """The number of classes."""
+        return table_limits(self.input_shapes(), self.model)
 
     def init(self, key: Array, batch: Any) -> tuple[PyTree, PyTree]:
         """Returns fresh parameters `{'classifier'}` and no mutable collections."""

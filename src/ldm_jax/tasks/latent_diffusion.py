@@ -1,13 +1,13 @@
 """Latent diffusion: a denoising network and its conditioner, over a frozen first stage."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from ldm_jax.conditioning.base import Conditioner
+from ldm_jax.conditioning.base import Conditioner, one_cell
 from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.rng import Purpose, StepKeys, normal, randint, uniform
 from ldm_jax.core.types import Array, Batch, Conditioning, PyTree
@@ -24,10 +24,12 @@ from ldm_jax.samplers.base import Rows, image_keys, initial_noise, sample
 from ldm_jax.samplers.guidance import Denoise, classifier_free
 from ldm_jax.tasks.base import LossOutput, to_float_images
 from ldm_jax.tasks.first_stage import Answered, FirstStage, Frozen
-from ldm_jax.tasks.latent_task import LatentTask
+from ldm_jax.tasks.latent_task import LatentTask, table_limits
 
 # What conditioners of inpainting models read.
 MASKED_IMAGE = "masked_image"
+# (frozen, images [b, H, W, C] in [-1, 1]) -> scaled latents [b, h, w, c]
+Encode = Callable[[Frozen, Array], Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,6 +170,10 @@ class LatentDiffusionTask(LatentTask):
             shapes["mask"] = jax.ShapeDtypeStruct((self.image_size,) * 2, jnp.uint8)
         return shapes
 
+    def input_limits(self) -> dict[str, int]:
+        """As the conditioner's tables have them."""
+        return table_limits(self.input_shapes(), self.conditioner)
+
     @property
     def has_frozen_conditioner(self) -> bool:
         """Whether `frozen` holds the conditioner too."""
@@ -200,19 +206,29 @@ class LatentDiffusionTask(LatentTask):
         found = params["conditioner"] if self.train_conditioner else frozen.conditioner
         return {"params": {} if found is None else found}
 
-    def condition(self, params: PyTree, frozen: Frozen, batch: Batch) -> Conditioning:
+    def condition(
+        self, params: PyTree, frozen: Frozen, batch: Batch, encode: Encode | None = None
+    ) -> Conditioning:
         """Returns the conditioning of a batch of condition inputs, [b, …] each.
 
         For a masked image these are `masked_image` itself, or `image`, uint8 [b, H, W, C], and
         `mask` [b, H, W], 1 where it is hidden. With `Answered`, they are its answers by route.
+
+        Args:
+          params: of the model.
+          frozen: the first stage, and a frozen conditioner.
+          batch: what the conditioner reads.
+          encode: of masked images, such as one in tiles; by default the first stage's, whole.
         """
         if isinstance(frozen, Answered):
             return _answers(frozen.null, batch)
         variables = self._conditioner_variables(params, frozen)
-        batch = self._with_masked_image(frozen, batch)
+        batch = self._with_masked_image(frozen, batch, encode)
         return cast(Conditioning, self.conditioner.apply(variables, batch))
 
-    def _with_masked_image(self, frozen: Frozen, batch: Batch) -> Batch:
+    def _with_masked_image(
+        self, frozen: Frozen, batch: Batch, encode: Encode | None = None
+    ) -> Batch:
         """Returns the batch with `masked_image` [b, h, w, c + 1], if the conditioner reads it.
 
         The latent of the image with its holes at -1, and the mask at each latent's first pixel, -1
@@ -222,19 +238,20 @@ class LatentDiffusionTask(LatentTask):
             return batch
         hidden = batch["mask"].astype(jnp.float32)[..., None]
         images = (to_float_images(batch["image"]) + 1) * (1 - hidden) - 1
-        z = jax.lax.stop_gradient(self.first_stage.encode_mode(frozen, images))
+        z = jax.lax.stop_gradient((encode or self.first_stage.encode_mode)(frozen, images))
         f = self.first_stage.model.downsampling_factor
         cells = jnp.round(hidden[:, ::f, ::f]) * 2 - 1
         return {**batch, MASKED_IMAGE: jnp.concatenate([z, cells], axis=-1)}
 
     def null_condition(self, params: PyTree, frozen: Frozen, batch_size: int = 1) -> Conditioning:
-        """Returns the conditioning of examples without a condition."""
+        """Returns the conditioning of examples without a condition; see `spread_null`."""
         if isinstance(frozen, Answered):
             return jax.tree.map(
                 lambda x: jnp.broadcast_to(x, (batch_size, *x.shape[1:])), frozen.null
             )
         variables = self._conditioner_variables(params, frozen)
-        return cast(Conditioning, self.conditioner.apply(variables, batch_size, method="null"))
+        null = cast(Conditioning, self.conditioner.apply(variables, batch_size, method="null"))
+        return one_cell(null) if self.conditioner.uniform_null else null
 
     def denoiser(self, params: PyTree) -> Denoise:
         """Returns `denoise(z, t, conditioning) -> Prediction` for samplers and guidance."""

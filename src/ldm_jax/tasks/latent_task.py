@@ -1,8 +1,10 @@
 """What tasks in the latent space of a frozen first stage share."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from ldm_jax.core.rng import StepKeys
 from ldm_jax.core.types import Array, Batch, PyTree
@@ -56,6 +58,13 @@ class LatentTask:
         """Returns shape and type of one example of each of `inputs`."""
         raise NotImplementedError
 
+    def input_limits(self) -> dict[str, int]:
+        """Returns the exclusive maximum of each of `inputs` that is looked up in a table.
+
+        An index beyond it would not fail on an accelerator; it would read the last row.
+        """
+        raise NotImplementedError
+
     @property
     def has_frozen_conditioner(self) -> bool:
         """Whether `frozen` holds a conditioner too."""
@@ -90,3 +99,16 @@ class LatentTask:
         """Returns everything as it is."""
         del group, step
         return params, mutable
+
+
+def table_limits(shapes: Mapping[str, jax.ShapeDtypeStruct], reader: Any) -> dict[str, int]:
+    """Returns the exclusive maximum of the whole numbers among the entries of a batch.
+
+    Args:
+      shapes: of one example of each entry.
+      reader: what looks them up. Sequences are held against its field `vocab_size`, single numbers
+        and maps against `num_classes`; without that field they have no maximum.
+    """
+    whole = {name: len(x.shape) for name, x in shapes.items() if np.dtype(x.dtype).kind == "i"}
+    fields = {name: "vocab_size" if rank == 1 else "num_classes" for name, rank in whole.items()}
+    return {name: getattr(reader, x) for name, x in fields.items() if hasattr(reader, x)}

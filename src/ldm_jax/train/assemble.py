@@ -189,35 +189,6 @@ def build_tokenizer(config: ConfigDict) -> Any:
     return build("config.data.tokenizer", TOKENIZERS, settings) if settings else None
 
 
-def check_tokenizer(task: Task, tokenizer: Any) -> None:
-    """Raises UserError unless the conditioner's table holds every token that can come.
-
-    An index beyond the table would not fail on an accelerator; it would read the last row. And one
-    that masks the padding must know which token pads.
-    """
-    if "tokens" not in condition_inputs(task) or tokenizer is None:
-        return
-    conditioner: Any = cast(LatentDiffusionTask, task).conditioner
-    fields = ("vocab_size", "length", *(["pad_id"] if hasattr(conditioner, "pad_id") else []))
-    for field in fields:
-        got, expected = _field_of(conditioner, field, "tokens"), getattr(tokenizer, field)
-        if got != expected:
-            raise UserError(
-                f"config.task.conditioner.{field}={got}, but the tokenizer of config.data has "
-                f"{expected}. Legal: {expected}."
-            )
-
-
-def _field_of(reader: Any, field: str, entry: str) -> int:
-    """Returns a field that whatever reads an entry of the batch must have."""
-    if not hasattr(reader, field):
-        raise UserError(
-            f"config.task.conditioner: {type(reader).__name__} reads {entry!r} and has no {field}. "
-            f"Legal: a class with the field {field}, which is held against the data."
-        )
-    return int(getattr(reader, field))
-
-
 def keep_text(config: ConfigDict, tokenizer: Any) -> None:
     """Writes into a configuration what the run must remember of its tokenizer.
 
@@ -238,22 +209,6 @@ def keep_text(config: ConfigDict, tokenizer: Any) -> None:
     if tokenizer.empty.any():  # zeros are the conditioner's own default
         with config.unlocked(), config.ignore_type():
             config.task.conditioner.null_tokens = tuple(map(int, tokenizer.empty))
-
-
-def check_classes(task: Task, source: Any) -> None:
-    """Raises UserError unless the conditioner's table holds every class of the source."""
-    if "class" not in condition_inputs(task):
-        return
-    classifies = isinstance(task, LatentClassifierTask)
-    where = "model.out_channels" if classifies else "conditioner.num_classes"
-    reader = task.model if classifies else cast(Any, task).conditioner
-    got = _field_of(reader, "num_classes", "class")
-    names = source.class_names
-    if names is not None and got < len(names):
-        raise UserError(
-            f"config.task.{where}={got}, but the data have "
-            f"{len(names)} classes. Legal: {len(names)} or more."
-        )
 
 
 def build_source(config: ConfigDict) -> tuple[Any, Any]:
@@ -310,13 +265,19 @@ def build_stream(
             *(cached_routes(config) or condition_inputs(task)),
         ),
         derive=build_derived(config),
+        limits=task.input_limits() if isinstance(task, LatentTask) else None,
         process_index=0 if whole else jax.process_index(),
         process_count=1 if whole else jax.process_count(),
     )
 
 
 def build_examples(
-    config: ConfigDict, source: Any, tokenizer: Any, indices: Any, keys: Any = None
+    config: ConfigDict,
+    source: Any,
+    tokenizer: Any,
+    indices: Any,
+    keys: Any = None,
+    limits: Mapping[str, int] | None = None,
 ) -> dict:
     """Returns fixed, preprocessed examples of the source, with their captions under 'text'."""
     settings = transform_settings(config.data)
@@ -331,6 +292,7 @@ def build_examples(
         tokenizer=tokenizer,
         derive=build_derived(config),
         keys=keys,
+        limits=limits,
     )
 
 
@@ -364,49 +326,6 @@ def batch_spec(config: ConfigDict, task: Task, batch_size: int) -> dict[str, jax
     return {
         name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype) for name, x in example.items()
     }
-
-
-def check_inputs(config: ConfigDict, task: Task) -> None:
-    """Raises UserError for an input of the conditioner that the data do not have."""
-    cached = bool(config.data.get("latent_cache"))
-    known = ["class", *(["tokens"] if config.data.get("tokenizer") else [])]
-    derived = list(config.data.get("derive") or {})
-    if not cached:
-        known = list(dict.fromkeys(["image", *known, "segmentation", "mask", *derived]))
-    for name in condition_inputs(task):
-        if name not in known:
-            raise UserError(
-                f"config.task.conditioner reads {name!r}, which the "
-                f"{'latent cache lacks' if cached else 'data lack'}. Legal: "
-                f"{', '.join(known)}; text needs config.data.tokenizer (words or huggingface), "
-                f"{', '.join(DERIVED)} config.data.derive."
-            )
-    if not cached:
-        _check_derived(config, task)
-
-
-def _check_derived(config: ConfigDict, task: Task) -> None:
-    """Raises UserError for a derived entry that is not as the conditioner reads it, or has no row.
-
-    Derived entries are built for that, and tell what is wrong with their own settings.
-    """
-    shapes = task.input_shapes() if isinstance(task, LatentTask) else {}
-    data = config.data
-    for name, make in build_derived(config).items():
-        if data.get("evaluation_source") and "index" in make.reads:
-            raise UserError(
-                f"config.data.evaluation_source: config.data.derive.{name} knows the examples of "
-                "config.data.source only, by their number. Legal: config.data.holdout."
-            )
-        if name in shapes:
-            channels = data.get("channels", 3)
-            found, _ = make.shape(data.image_size)
-            found = tuple(channels if side is None else side for side in found)
-            if found != shapes[name].shape:
-                raise UserError(
-                    f"config.data.derive.{name}: makes {found}, but config.task.conditioner reads "
-                    f"{shapes[name].shape}. Legal: as many."
-                )
 
 
 def effective_learning_rate(config: ConfigDict) -> tuple[float, str]:

@@ -31,13 +31,14 @@ from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.parallel.sharding import batch_sharding, put_batch, shardings
 from ldm_jax.tasks.base import to_float_images
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train.assemble import build_tokenizer, check_tokenizer
+from ldm_jax.train.assemble import build_tokenizer
 from ldm_jax.train.cache_key import conditioner_key, content_key, preprocessing_key
 from ldm_jax.train.cached_conditions import (
     ConditionEncoder,
     answer_shapes,
     make_condition_encoder,
 )
+from ldm_jax.train.condition_checks import check_tokenizer
 from ldm_jax.train.fingerprint import first_stage_hash
 from ldm_jax.train.frozen import load_first_stage
 from ldm_jax.train.load import load_conditioner

@@ -58,7 +58,8 @@ def make_grid(
         entries = cached_routes(config) or task.condition_entries
     seen = "moments" if "moments" in source[0] else "image"
     keys = tuple(dict.fromkeys((seen, *entries)))
-    examples = assemble.build_examples(config, source, tokenizer, np.arange(count), keys)
+    limits = task.input_limits() if isinstance(task, LatentDiffusionTask) else None
+    examples = assemble.build_examples(config, source, tokenizer, np.arange(count), keys, limits)
     if isinstance(task, LatentDiffusionTask):
         inputs = {name: examples[name] for name in entries}
         return _samples(config, task, inputs, count, mesh)

@@ -39,6 +39,11 @@ from ldm_jax.train.checkpoint import (
     save_frozen,
     write_config,
 )
+from ldm_jax.train.condition_checks import (
+    check_classes,
+    check_first_examples,
+    check_tokenizer,
+)
 from ldm_jax.train.evaluation import Evaluation, make_evaluation
 from ldm_jax.train.frozen import (
     abstract_frozen,
@@ -93,15 +98,17 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     tokenizer = assemble.build_tokenizer(config)
     assemble.keep_text(config, tokenizer)
     task = assemble.build_task(config)
-    assemble.check_tokenizer(task, tokenizer)
+    check_tokenizer(task, tokenizer)
     spec = assemble.batch_spec(config, task, config.train.batch_size)
     optimizers, learning_rate = assemble.build_optimizers(config, task)
     source, held_out = assemble.build_source(config)
-    assemble.check_classes(task, source)
+    check_classes(task, source)
 
     def init() -> TrainState:
         return init_state(task, optimizers, step_key(config.seed, 0, Purpose.PARAMS), spec)
 
+    if not has_begun(workdir):
+        check_first_examples(config, task, source, tokenizer)
     abstract = jax.eval_shape(init)  # raises where a network cannot take these images
     stream = assemble.build_stream(config, source, task, tokenizer)
     with jax.set_mesh(mesh), workdir_lock(workdir):

@@ -23,6 +23,7 @@ from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train import assemble
 from ldm_jax.train.cached_conditions import check_cacheable
 from ldm_jax.train.checkpoint import has_begun, has_frozen, read_config
+from ldm_jax.train.condition_checks import check_inputs
 from ldm_jax.train.evaluation import check_evaluation
 from ldm_jax.train.exchange import open_model
 from ldm_jax.train.frozen import SCALE_IMAGES, abstract_frozen
@@ -125,7 +126,7 @@ def check_run(config: ConfigDict, workdir: str | Path) -> None:
     """
     check_folder("--workdir", workdir)
     task = check_config(config)
-    assemble.check_inputs(config, task)
+    check_inputs(config, task)
     if (Path(workdir) / "config.json").is_file():
         read_config(workdir)
     _check_judges(config, task, workdir)
@@ -165,7 +166,7 @@ def check_encode(
     _check_first_stage_weights(config, task)
     if conditioning is not None:
         check_cacheable(task, conditioning)
-        assemble.check_inputs(config, task)
+        check_inputs(config, task)
         _check_conditioner_weights(config, task)
     return task
 

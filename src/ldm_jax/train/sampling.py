@@ -88,8 +88,9 @@ class Programs:
         def encode(frozen: Frozen, images: Array) -> Array:
             return by_pieces(lambda x: stage.encode_mode(frozen, x, tile), images)
 
+        condition = functools.partial(task.condition, encode=encode)
         self.condition: Callable[..., Conditioning] = jax.jit(
-            parts(task.condition, in_specs=(whole, whole, rows), out_specs=rows)
+            parts(condition, in_specs=(whole, whole, rows), out_specs=rows)
         )
         self.advance: Callable[..., State] = jax.jit(
             parts(

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from ldm_jax.conditioning import Conditioner, Conditioning, NoConditioning, drop
+from ldm_jax.conditioning.base import one_cell
+from ldm_jax.core.checks import UserError
 
 MASK = jnp.array([True, False, True])
 
@@ -19,9 +21,16 @@ def test_drop_replaces_masked_rows_of_every_route():
         assert np.unique(rows, axis=1)[:, 0].tolist() == [7.0, 1.0, 7.0]
 
 
-def test_drop_takes_a_null_map_of_another_size():
+def test_drop_takes_a_null_map_of_one_cell_and_of_no_other_size():
     given = Conditioning(concat=jnp.ones((3, 2, 6, 2)))
-    null = Conditioning(concat=jnp.broadcast_to(jnp.array([4.0, 5.0]), (1, 3, 3, 2)))
+    whole = Conditioning(concat=jnp.broadcast_to(jnp.array([4.0, 5.0]), (1, 3, 3, 2)))
+    with pytest.raises(UserError) as error:
+        drop(given, whole, MASK)
+    assert str(error.value) == (
+        "null conditioning, concat: got shape (1, 3, 3, 2), expected (3, 2, 6, 2) as in the "
+        "conditioning. Legal: the same shape, or batch 1, and maps of one cell."
+    )
+    null = one_cell(whole)
     dropped = np.asarray(jax.jit(drop)(given, null, MASK).concat)
     np.testing.assert_array_equal(dropped[1], np.ones((2, 6, 2)))
     for row in (0, 2):

@@ -204,3 +204,42 @@ def test_cached_answers_obey_their_caption_when_it_comes_to_mirroring():
     assert batch["moments"][:, 0, 0, 0].tolist() == [1, 1]
     with pytest.raises(UserError, match=r"^data\.flip_captions: got 'swap', but the latent cache"):
         make_stream(Cached(), flip_captions="swap", **options)
+
+
+@pytest.mark.parametrize("buckets", [None, ((8, 8),)])
+def test_numbers_beyond_the_table_are_refused_with_their_example(buckets):
+    source = Shapes(8, num_examples=4)
+    classes = [source[k]["class"] for k in range(4)]
+    most = int(max(classes))
+    sizes = {"batch_size": 4, "image_size": 8, "buckets": buckets, "prefetch": 0}
+    next(make_stream(source, limits={"class": most + 1}, **sizes))
+    expected = (
+        f"data: example {classes.index(most)} has class {most}, but the model has a table of "
+        f"{most}. Legal: 0 to {most - 1}."
+    )
+    with pytest.raises(UserError) as error:
+        next(make_stream(source, limits={"class": most}, shuffle=False, **sizes))
+    assert str(error.value) == expected
+    with pytest.raises(UserError) as error:
+        load_examples(source, range(4), image_size=8, limits={"class": most})
+    assert str(error.value) == expected
+    derived = {"labels": Fixed(np.array([3, -1, 2], np.int32))}
+    with pytest.raises(
+        UserError, match=r"^data: example 0 has labels -1, but .*\. Legal: 0 to 8\.$"
+    ):
+        load_examples(source, [0], image_size=8, derive=derived, limits={"labels": 9})
+
+
+class Fixed:
+    """Makes the same entry of every example."""
+
+    reads = ()
+
+    def __init__(self, value):
+        self.value = value
+
+    def shape(self, image_size):
+        return self.value.shape, self.value.dtype
+
+    def __call__(self, example, rng):
+        return self.value

@@ -70,6 +70,10 @@ def test_one_call_on_null_then_conditioning():
     np.testing.assert_array_equal(both.context, np.concatenate([*[NULL] * 3, CONTEXT]))
     np.testing.assert_array_equal(both.concat, np.concatenate([np.zeros_like(CONCAT), CONCAT]))
     assert both.embedding is None
+    # A null map of one cell is the same everywhere, whatever the size.
+    small = Conditioning(jnp.asarray(NULL), concat=jnp.full((1, 1, 1, 1), 7.0))
+    classifier_free(denoise, conditioning, small, 2.0)(Z, T)
+    np.testing.assert_array_equal(calls[1][2].concat[:3], np.full_like(CONCAT, 7.0))
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,11 @@ def test_plain(null, scale):
             Conditioning(CONTEXT),
             Conditioning(NULL[:, :3]),
             "null conditioning, context: got shape (1, 3, 2), expected (3, 4, 2)",
+        ),
+        (
+            Conditioning(concat=CONCAT),
+            Conditioning(concat=np.zeros((1, 2, 3, 1))),
+            "null conditioning, concat: got shape (1, 2, 3, 1), expected (3, 2, 2, 1)",
         ),
         (
             Conditioning(CONTEXT),
