@@ -79,7 +79,11 @@ def super_resolution(config):
 
 
 def inpainting(config):
-    """The latent of the image with holes and the mask of these, concatenated to the latent."""
+    """The latent of the image with holes and the mask of these, concatenated to the latent.
+
+    Masks of one's own, beside the images of a folder, take the place of random ones with
+    --config.data.derive.mask=None.
+    """
     config.data.source.update(min_objects=1, max_objects=3)
     config.data.derive = {"mask": {}}
     shape = (_LATENT, _LATENT, _CHANNELS + 1)

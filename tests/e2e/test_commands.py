@@ -235,8 +235,6 @@ OVERRIDES = [
     ("train.steps", "--config.train.steps: needs a value, as --config.train.steps=VALUE."),
     ("train=3", "--config.train: is a group; set its fields, as --config.train.FIELD=VALUE."),
     ("train=None", "--config.train: is a group; set its fields, as --config.train.FIELD=VALUE. Le"),
-    ("data.buckets=16", "data.buckets: got 16. Legal: pairs of whole numbers, (height, width), "),
-    ("data.buckets=((16,),)", "data.buckets: got ((16,),). Legal: pairs of whole numbers, (hei"),
     ("train.steps=abc", "got 'abc', expected a whole number such as 3."),
     ("train.steps=True", "got 'True', expected a whole number such as 3."),
     ("train.steps=None", "got 'None', expected a whole number such as 3."),

@@ -271,3 +271,38 @@ def test_help(capsys, command):
     for part in (f"  ldm-jax data {command} ", "--config.a.b=value", "PATH is a folder of images"):
         assert part in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_masks_of_ones_own_take_the_place_of_the_configs(capfd, folder):
+    command = ("check", folder, "--config", f"{TINY}:inpainting", "--batch_size", 8)
+    without = (*command, "--config.data.derive.mask=none")
+    status, out, err = run(capfd, *without)
+    assert status == 2
+    assert "mask" in err.splitlines()[-1]
+    for k in range(12):
+        mask = Image.fromarray(np.eye(16, 24, dtype=np.uint8) * 255)
+        mask.save(folder / f"{k:02d}.mask.png")
+    status, out, err = run(capfd, *without)
+    assert status == 0
+    assert "masked part     min 0.0417, median 0.0417, max 0.0417; 0 empty, 0 full" in out
+    assert out.endswith("usable\n")
+
+
+def test_rows_that_lead_out_of_the_folder_are_refused(capfd, folder, tmp_path):
+    rows = [{"file_name": "00.png"}, {"file_name": "../images/01.png"}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for command in (("check", folder), ("prepare", folder, "--out", tmp_path / "out")):
+        assert refuse(capfd, *command) == (
+            f"{folder}/metadata.jsonl:2: file_name is '../images/01.png'. Legal: a file in the "
+            "folder or below it, by its path from there, without '..'."
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_very_long_name_does_not_flood_the_terminal(capfd, folder):
+    rows = [{"file_name": "00.png"}, {"file_name": "x" * 5000}]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    status, out, err = run(capfd, "check", folder)
+    assert status == 2
+    assert len(out) + len(err) < 4000
+    assert "xxx…xxx" in out

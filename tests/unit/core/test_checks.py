@@ -11,6 +11,7 @@ from ldm_jax.core.checks import (
     check_shape,
     did_you_mean,
     lookup,
+    shortened,
 )
 
 
@@ -22,6 +23,13 @@ def test_did_you_mean_ends_a_sentence():
     assert did_you_mean("dim", ("ddpm", "ddim")) == "; did you mean 'ddim'?"
     assert did_you_mean("euler", ("ddpm", "ddim")) == "."
     assert did_you_mean("x", ()) == "."
+
+
+def test_shortened_keeps_both_ends():
+    assert shortened("abcdef", 6) == "abcdef"
+    assert shortened("abcdefg", 6) == "abc…efg"
+    assert shortened("x" * 300) == "x" * 300
+    assert shortened("x" * 5000) == "x" * 150 + "…" + "x" * 150
 
 
 def test_check_in():
