@@ -81,11 +81,14 @@ def super_resolution(config):
 def inpainting(config):
     """The latent of the image with holes and the mask of these, concatenated to the latent.
 
+    Holes are smaller than an object: of what is hidden whole, nobody can know that it was there.
+
     Masks of one's own, beside the images of a folder, take the place of random ones with
     --config.data.derive.mask=None.
     """
-    config.data.source.update(min_objects=1, max_objects=3)
-    config.data.derive = {"mask": {}}
+    config.data.source.update(min_objects=3, max_objects=6)
+    mask = {"min_width": 0.06, "max_width": 0.1, "min_box": 0.1, "max_box": 0.2}
+    config.data.derive = {"mask": mask}
     shape = (_LATENT, _LATENT, _CHANNELS + 1)
     config.task.conditioner = {
         "name": "identity",
@@ -122,7 +125,7 @@ def _embedded(config, key, tokens):
 
 
 # What is told where it goes, pixel by pixel, is learned sooner than what words or tokens tell.
-STEPS = {"class": 1500, "semantic": 1800, "super_resolution": 1200, "inpainting": 1200}
+STEPS = {"class": 1500, "semantic": 1800, "super_resolution": 1200, "inpainting": 2400}
 STEPS |= {"two_objects": 5000, "layout": 4000}
 
 TASKS = {
