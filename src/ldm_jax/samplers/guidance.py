@@ -45,8 +45,8 @@ def classifier_free(
       denoise: (z, t, conditioning) -> Prediction; called with the order [null, conditioning].
       conditioning: what to sample, batch b.
       null: what to steer away from, the absent or a negative condition, batch b or 1, with the same
-        routes as `conditioning`; see `conditioning.base.spread_null`. With None there is nothing to steer away from and `scale` is not
-        used.
+        routes as `conditioning`; see `conditioning.base.spread_null`. With None there is nothing to
+        steer away from and `scale` is not used.
       scale: one number, or [b] with one per image. A Python 1.0 costs no second half.
       interval: [2] or [b, 2], the least and the most noisy timestep with guidance; outside, the
         scale is 1 (Kynkäänniemi et al. 2024, arXiv 2404.07724). None: everywhere.
