@@ -125,7 +125,10 @@ def test_check_for_programs(capfd, folder, tmp_path):
     facts = json.loads(out)
     assert (status, facts["usable"], facts["examples"], facts["readable"]) == (2, False, 12, 11)
     assert facts["bad_files"] == [
-        {"path": str(folder / "03.png"), "reason": "listed in metadata.jsonl, but missing"}
+        {
+            "path": str(folder / "03.png"),
+            "reason": "listed in metadata.jsonl, but missing or no file",
+        }
     ]
     assert facts["problems"][0].startswith("data.source.path: 1 of 12 images (8.3%) in")
     status, out, _ = run(capfd, "check", tmp_path / "none", "--json")
