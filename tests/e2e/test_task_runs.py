@@ -98,7 +98,7 @@ def test_a_condition_that_the_data_lack_is_named_before_training(runs, tmp_path)
     apply_overrides(config, [f"--config.task.first_stage.workdir={runs.autoencoder}"])
     with config.unlocked():
         del config.data["derive"]
-    with pytest.raises(UserError, match=r"^config\.task\.conditioner reads 'mask', which the data"):
+    with pytest.raises(UserError, match=r"^data\.keys: got 'mask' for Shapes.*Legal: image, class"):
         train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

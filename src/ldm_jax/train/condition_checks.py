@@ -107,6 +107,8 @@ def _check_made(config: ConfigDict, task: Task) -> None:
             )
         sides, dtype = make.shape(size)
         found[name] = tuple(channels if side is None else side for side in sides), dtype
+        if name in shapes:
+            _check_alike(where[name], *found.pop(name), shapes[name])
         limit = getattr(make, "vocab_size", limits.get(name))
         if name in limits and limit != limits[name]:
             raise UserError(
