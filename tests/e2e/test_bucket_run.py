@@ -69,7 +69,7 @@ def rows(workdir):
     return [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "text"])
+@pytest.mark.parametrize("name", [pytest.param("autoencoder", marks=pytest.mark.slow), "text"])
 def test_a_run_on_two_buckets_resumes_to_the_same_bits(pictures, runs, tmp_path, name):
     first_stage = None if name == "autoencoder" else runs.autoencoder
     whole = train(settings(name, first_stage, "--config.train.steps=4"), tmp_path / "whole")

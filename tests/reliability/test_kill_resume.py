@@ -133,6 +133,7 @@ def autoencoder(runs):
     return runs / "autoencoder"
 
 
+@pytest.mark.slow  # the other two kinds, which hold more, are killed in every run of the tests
 def test_killed_autoencoder_equals_the_uninterrupted_one(runs, autoencoder):
     training = Training("autoencoder", runs / "killed")
     training.kill_when(started)
