@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "XLA_FLAGS": "",  # one device
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half of the time goes into compiling
 }
 # In pixel space the first stage has no weights, so nothing needs to be trained first.
 OVERRIDES = (
