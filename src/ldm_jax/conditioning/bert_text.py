@@ -38,7 +38,7 @@ class BertText(Conditioner):
         sentence vector of Reimers & Gurevych 2019 (https://arxiv.org/abs/1908.10084, section 3)
         before its normalisation. The U-Net adds it to its timestep embedding, so that `dim` must be
         4 times its `channels`.
-      attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
+      attention_impl: see `ldm_jax.nn.attention.attend`.
       dtype: type of the computation and of the result.
       param_dtype: type of the parameters.
     """
@@ -53,7 +53,7 @@ class BertText(Conditioner):
     pad_id: int = 0
     null_tokens: tuple[int, ...] = ()
     pooled: bool = False
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -129,7 +129,7 @@ class BertLayer(nn.Module):
     """
 
     num_heads: int
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

@@ -40,7 +40,7 @@ class ClipImage(Conditioner):
       projection_dim: width of the result.
       activation: of the feed-forward layers, 'quick_gelu' (OpenAI's) or 'gelu' (OpenCLIP's).
       normalized: the result has length 1, as the embeddings of retrieval-augmented models.
-      attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
+      attention_impl: see `ldm_jax.nn.attention.attend`.
       dtype: type of the computation and of the result.
       param_dtype: type of the parameters.
     """
@@ -53,7 +53,7 @@ class ClipImage(Conditioner):
     projection_dim: int = 768
     activation: str = "quick_gelu"
     normalized: bool = False
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

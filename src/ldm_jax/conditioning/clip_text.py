@@ -31,7 +31,7 @@ class ClipText(Conditioner):
       num_heads: of the attention; must divide `dim`.
       activation: of the feed-forward layers, 'quick_gelu' (OpenAI's) or 'gelu' (OpenCLIP's).
       null_tokens: the `length` tokens of the empty caption; () stands for zeros.
-      attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
+      attention_impl: see `ldm_jax.nn.attention.attend`.
       dtype: type of the computation and of the result.
       param_dtype: type of the parameters.
     """
@@ -43,7 +43,7 @@ class ClipText(Conditioner):
     num_heads: int = 12
     activation: str = "quick_gelu"
     null_tokens: tuple[int, ...] = ()
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

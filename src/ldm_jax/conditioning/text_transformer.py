@@ -40,7 +40,7 @@ class TextTransformer(Conditioner):
         has one, in its checkpoints and in its parameter counts. Differs from the reference: left
         out by default, because weight decay is all that ever moves it.
       key: the entry of the batch that holds the tokens: captions, or the boxes of a layout.
-      attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
+      attention_impl: see `ldm_jax.nn.attention.attend`.
       dtype: type of the computation and of the result.
       param_dtype: type of the parameters.
     """
@@ -57,7 +57,7 @@ class TextTransformer(Conditioner):
     pooled_dim: int = 0
     unused_logits: bool = False
     key: str = "tokens"
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

@@ -33,5 +33,10 @@ def shard_batch(x: Array) -> Array:
     mesh = automatic_mesh()
     if mesh is None:
         return x
-    divides = x.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES if divides else None))
+    axes = BATCH_AXES if batch_divides(mesh, x.shape[0]) else None
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
+def batch_divides(mesh: AbstractMesh, rows: int) -> bool:
+    """Returns whether so many rows split evenly over `data` and `fsdp`."""
+    return rows % math.prod(mesh.shape[axis] for axis in BATCH_AXES) == 0

@@ -31,7 +31,7 @@ class ConvolutionalFirstStage(nn.Module):
       mid_attention: attention at the lowest resolution.
       num_groups: of the group normalisations; must divide every width.
       dropout: rate in the residual blocks; randomness from the 'dropout' stream.
-      attention_impl: 'xla' or 'cudnn'.
+      attention_impl: see `ldm_jax.nn.attention.attend`.
       dtype: type of the computation; latents and reconstructions are float32.
       param_dtype: type of the parameters.
     """
@@ -46,7 +46,7 @@ class ConvolutionalFirstStage(nn.Module):
     mid_attention: bool = True
     num_groups: int = 32
     dropout: float = 0.0
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

@@ -40,7 +40,7 @@ class _Stack(nn.Module):
     mid_attention: bool = True
     num_groups: int = 32
     dropout: float = 0.0
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

@@ -35,7 +35,7 @@ class AttentionPool(nn.Module):
 
     features: int
     num_heads: int
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

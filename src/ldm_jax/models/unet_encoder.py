@@ -14,10 +14,9 @@ from ldm_jax.nn.attention import SelfAttentionBlock, check_attention
 from ldm_jax.nn.embedding import timestep_embedding
 from ldm_jax.nn.linear import Conv, Dense
 from ldm_jax.nn.normalization import EPS_UNET
+from ldm_jax.nn.remat import REMAT
 from ldm_jax.nn.resample import PAD_SYMMETRIC, Downsample
 from ldm_jax.nn.resnet import ResBlock
-
-REMAT_MODES = ("none", "attention", "blocks", "dots")
 
 # (name, x, width, resample) -> x, and (name, x) -> x: a named block, applied.
 ApplyRes = Callable[..., Array]
@@ -44,10 +43,11 @@ class UNetEncoder(nn.Module):
       resblock_updown: residual blocks change the resolution instead of convolutions.
       dropout: rate in the residual blocks; randomness from the 'dropout' stream.
       num_groups: of the group normalisations; must divide every width.
-      remat: what the backward pass recomputes: 'none', 'attention' (attention and transformer
-        blocks), 'blocks' (every block), 'dots' (every block but the results of its matrix
-        products without batch dimensions).
-      attention_impl: 'xla', or 'cudnn' (NVIDIA GPUs, half precision).
+      remat: what the backward pass computes again, of `ldm_jax.nn.remat.REMAT`: 'none', 'elementwise'
+        (what is not a convolution or a matrix product), 'attention' (attention and transformer
+        blocks), 'blocks' (every block), 'dots' (every block but its matrix products), 'offload'
+        (likewise, with these in the host's memory).
+      attention_impl: see `ldm_jax.nn.attention.attend`.
       dtype: type of the computation; statistics, softmax and time embedding are float32.
       param_dtype: type of the parameters.
     """
@@ -64,12 +64,12 @@ class UNetEncoder(nn.Module):
     dropout: float = 0.0
     num_groups: int = 32
     remat: str = "none"
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
     def __post_init__(self) -> None:
-        check_in("remat", self.remat, REMAT_MODES)
+        check_in("remat", self.remat, tuple(REMAT))
         for field in ("out_channels", "channels"):
             check_positive(field, [getattr(self, field)])
         check_positive("channel_mult", self.channel_mult)
@@ -150,14 +150,12 @@ class UNetEncoder(nn.Module):
         """Returns makers of residual and of attention blocks, recomputed as `remat` says."""
         res_class: Any = ResBlock
         attention_class, attention_fields = self.attention_kind()
-        policy = None
-        if self.remat == "dots":
-            policy = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
-        if self.remat in ("blocks", "dots"):
+        again = REMAT[self.remat]
+        if again.residual:
             # Position 3, counting the module itself, is the Python bool `deterministic`.
-            res_class = nn.remat(res_class, policy=policy, static_argnums=(3,))
-        if self.remat != "none":
-            attention_class = nn.remat(attention_class, policy=policy)
+            res_class = nn.remat(res_class, policy=again.policy, static_argnums=(3,))
+        if again.attention:
+            attention_class = nn.remat(attention_class, policy=again.policy)
 
         def make_res(width: int, **fields: Any) -> nn.Module:
             return res_class(

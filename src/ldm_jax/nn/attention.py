@@ -1,6 +1,6 @@
 """Attention over tokens and over the pixels of a map, and the blocks made of it."""
 
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.types import Array
+from ldm_jax.nn.flash import flash_attend, takes_flash
 from ldm_jax.nn.linear import Dense
 from ldm_jax.nn.normalization import EPS_TRANSFORMER, group_norm, layer_norm
 
-ATTENTION_IMPLS = ("xla", "cudnn")
+ATTENTION_IMPLS = ("auto", "xla", "cudnn")
 
 
 def check_attention(attention_impl: str, dtype: Any, head_dim: int) -> None:
@@ -50,21 +51,28 @@ def attend(
       q: [b, n, heads, d] queries.
       k: [b, m, heads, d] keys.
       v: [b, m, heads, d] values.
-      attention_impl: 'xla', or 'cudnn' (flash attention; NVIDIA GPUs, half precision).
+      attention_impl: 'auto' (on TPUs, in half precision, for long sequences, `flash_attend`;
+        otherwise 'xla'), 'xla' (the logits are written out), or 'cudnn' (`flash_attend`'s like on
+        NVIDIA GPUs, half precision).
       causal: query i sees the keys 0 .. i only; otherwise all of them.
       mask: [b, m] bool, the keys that any query sees; None for all of them.
     """
 
     def fused(q: Array, k: Array, v: Array) -> Array:
-        implementation = cast(Literal["xla", "cudnn"], attention_impl)
+        implementation: Literal["xla", "cudnn"] = "cudnn" if attention_impl == "cudnn" else "xla"
         seen = None if mask is None else mask[:, None, None, :]
         return jax.nn.dot_product_attention(
             q, k, v, mask=seen, is_causal=causal, implementation=implementation
         )
 
-    if attention_impl != "xla" or causal or mask is not None or q.dtype != jnp.float32:
+    if attention_impl == "cudnn" or causal or mask is not None:
         return fused(q, k, v)
-    return jax.lax.platform_dependent(q, k, v, cpu=attend_by_heads, default=fused)
+    # By the platform that the program is lowered for, which may be another than this one.
+    if q.dtype == jnp.float32:
+        return jax.lax.platform_dependent(q, k, v, cpu=attend_by_heads, default=fused)
+    if attention_impl == "auto" and takes_flash(q.shape[1], k.shape[1]):
+        return jax.lax.platform_dependent(q, k, v, tpu=flash_attend, default=fused)
+    return fused(q, k, v)
 
 
 def attend_by_heads(q: Array, k: Array, v: Array) -> Array:
@@ -97,7 +105,7 @@ class Attention(nn.Module):
     qkv_bias: bool = False
     zero_init: bool = False
     causal: bool = False
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -136,7 +144,7 @@ class SelfAttentionBlock(nn.Module):
     eps: float
     num_groups: int = 32
     zero_init: bool = True
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -224,7 +232,7 @@ class EncoderLayer(nn.Module):
     qkv_bias: bool = False
     causal: bool = False
     activation: str = "gelu"
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -253,7 +261,7 @@ class TransformerBlock(nn.Module):
     """
 
     num_heads: int
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
@@ -289,7 +297,7 @@ class SpatialTransformer(nn.Module):
     num_heads: int
     depth: int = 1
     num_groups: int = 32
-    attention_impl: str = "xla"
+    attention_impl: str = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

@@ -8,6 +8,7 @@ import pytest
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Conditioning
 from ldm_jax.models import UNet
+from ldm_jax.nn.remat import REMAT
 
 SMALL = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 4}
 TRANSFORMER = {**SMALL, "attention_factors": (2,), "num_heads": 2, "transformer_depth": 1}
@@ -86,7 +87,7 @@ def test_parameters_carry_the_names_that_sharding_rules_match():
     assert set(block["ff"]) == {"value", "gate", "out"}
 
 
-@pytest.mark.parametrize("remat", ["attention", "blocks", "dots"])
+@pytest.mark.parametrize("remat", sorted(set(REMAT) - {"none"}))
 def test_remat_changes_neither_parameters_nor_gradients(remat):
     model = UNet(3, **TRANSFORMER, remat=remat)
     shapes = shapes_of(model, *inputs())
@@ -99,6 +100,34 @@ def test_remat_changes_neither_parameters_nor_gradients(remat):
     for got, want in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         scale = np.abs(want).max()
         np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * scale + 1e-7)
+
+
+def _products(jaxpr):
+    """Counts convolutions and matrix products of weights, inner programs included."""
+    count = 0
+    for equation in jaxpr.eqns:
+        name = equation.primitive.name
+        if name == "dot_general":
+            count += not equation.params["dimension_numbers"][1][0]  # logits have batch axes
+        count += name == "conv_general_dilated"
+        inner = [getattr(x, "jaxpr", x) for x in jax.tree.leaves(tuple(equation.params.values()))]
+        count += sum(_products(x) for x in inner if hasattr(x, "eqns"))
+    return count
+
+
+def _gradient_program(remat):
+    model = UNet(3, **TRANSFORMER, remat=remat, attention_impl="xla")
+
+    def loss(variables):
+        return jnp.mean(jnp.square(model.apply(variables, *inputs(size=8))))
+
+    return jax.make_jaxpr(jax.grad(loss))(random_variables()).jaxpr
+
+
+def test_elementwise_remat_computes_no_product_twice():
+    once = _products(_gradient_program("none"))
+    assert _products(_gradient_program("elementwise")) == once
+    assert _products(_gradient_program("blocks")) > 1.2 * once
 
 
 def test_every_parameter_has_a_gradient():
@@ -175,7 +204,10 @@ def test_bfloat16_compute_keeps_float32_parameters_and_output():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"remat": "all"}, "remat: got 'all'.* Legal: none, attention, blocks, dots."),
+        (
+            {"remat": "all"},
+            "remat: got 'all'.* Legal: none, elementwise, attention, blocks, dots, ",
+        ),
         (
             {"attention_factors": (1,)},
             "attention heads: got num_heads=None, num_head_channels=None",

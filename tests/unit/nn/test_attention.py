@@ -205,5 +205,5 @@ def test_cudnn_refuses_head_widths_that_it_has_no_kernel_for():
 
 
 def test_unknown_implementation_lists_the_legal_ones():
-    with pytest.raises(UserError, match=r"attention_impl: got 'flash'.* Legal: xla, cudnn."):
+    with pytest.raises(UserError, match=r"attention_impl: got 'flash'.* Legal: auto, xla, cudnn."):
         Attention(2, 8, attention_impl="flash")
