@@ -149,8 +149,13 @@ def encode(
     before = len(mine) - len(missing)
     own = Encoded(_examples(manifest, missing), len(missing), before, sum(sizes), seconds)
     each = [Encoded(*json.loads(x)) for x in gather("encoding", json.dumps(own), _SLOWEST_S)]
-    *sums, _ = (sum(parts) for parts in zip(*each, strict=True))
-    return Encoded(*sums, max(done.seconds for done in each))
+    return Encoded(
+        images=sum(done.images for done in each),
+        shards=sum(done.shards for done in each),
+        shards_before=sum(done.shards_before for done in each),
+        num_bytes=sum(done.num_bytes for done in each),
+        seconds=max(done.seconds for done in each),
+    )
 
 
 def _manifest(

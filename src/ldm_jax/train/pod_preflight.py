@@ -116,9 +116,9 @@ def _check_shared(folder: Path, what: str) -> None:
             file(process).unlink(missing_ok=True)
 
 
-def _hidden(files: dict[int, Path], patience: float = _VISIBLE_AFTER) -> list[int]:
-    """Returns whose files do not appear within so many seconds."""
-    deadline = time.monotonic() + patience
+def _hidden(files: dict[int, Path]) -> list[int]:
+    """Returns whose files do not appear in time."""
+    deadline = time.monotonic() + _VISIBLE_AFTER
     while True:
         hidden = [process for process, path in files.items() if not path.exists()]
         if not hidden or time.monotonic() > deadline:
