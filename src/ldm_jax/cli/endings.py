@@ -8,11 +8,14 @@ def ending(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, UserError | OSError):  # such as a folder that cannot be made, a full disk
         return str(error), 2
     if isinstance(error, KeyboardInterrupt):
-        # A run that has saved says where it stopped, and with what status.
-        return str(error) or "interrupted", getattr(error, "status", 130)
+        if hasattr(error, "status"):  # `train.signals.Interrupted`, which is not imported for it
+            return str(error), error.status
+        return str(error) or "interrupted", 130
     return None
 
 
 def line(sentence: str) -> str:
-    """Returns a sentence as the commands write it, whatever line breaks are in it."""
+    """Returns a sentence as the commands write it, whatever line breaks are in it; '' as ''."""
+    if not sentence:
+        return ""
     return f"ldm-jax: {' '.join(sentence.split())}\n"

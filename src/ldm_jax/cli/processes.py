@@ -14,9 +14,6 @@ from ldm_jax.cli.endings import ending, line
 from ldm_jax.cli.logs import only_warnings
 from ldm_jax.core.checks import UserError, shortened
 
-EXAMPLES = """\
-  srun ldm-jax train --distributed …     on several hosts; see docs/multihost.md
-"""
 _FLAGS = ("coordinator_address", "num_processes", "process_id")
 _OF_THE_PROCESS = ("distributed", *_FLAGS, "initialization_timeout")
 _LINGER_S = 3.0  # for others to hear of a failure; they ask every second

@@ -270,11 +270,11 @@ def _run(
             if due:
                 checkpoints.save(step, state, stream.get_state())
             if stopping:
-                raise Interrupted(
+                message = (
                     f"stopped at step {step} of {settings.steps} and saved; "
-                    "the same command goes on from there.",
-                    stop.status,
+                    "the same command goes on from there."
                 )
+                raise Interrupted(message if multihost.is_first() else "", stop.status)
             watch.score(config, step, state, log)
             watch.draw(config, step, state, frozen, log)
     return state

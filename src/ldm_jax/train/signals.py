@@ -8,7 +8,7 @@ import jax
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop, and has saved; the message says where.
+    """The run was asked to stop, and has saved; the message says where, '' but in process 0.
 
     Attributes:
       status: to exit with: 0 after SIGTERM, which schedulers send to what they will start again;
