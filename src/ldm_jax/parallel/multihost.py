@@ -199,9 +199,9 @@ def check_devices(timeout_s: int = TIMEOUT) -> None:
     thread.join(timeout_s)
     expected = int(numbers.sum())
     if found != [expected]:
-        got = "wrong" if found else "not done" if thread.is_alive() else "impossible"
+        hangs = f"is not done after {timeout_s} s" if thread.is_alive() else "failed, see above"
         raise UserError(
-            f"a sum over the {len(devices)} devices is {got} after {timeout_s} s. Legal: hosts "
+            f"a sum over the {len(devices)} devices {'is wrong' if found else hangs}. Legal: hosts "
             "whose devices reach each other; see the network's settings."
         )
 

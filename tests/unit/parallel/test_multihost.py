@@ -145,13 +145,21 @@ def test_devices_add_up():
 
 
 def test_a_hanging_collective_is_a_sentence(monkeypatch):
-    held = threading.Event()
-    monkeypatch.setattr(jax, "make_array_from_callback", lambda *_: held.wait(10))
+    held, started, make = threading.Event(), [], jax.make_array_from_callback
+
+    def hang(*arguments):
+        started.append(threading.current_thread())
+        held.wait(10)
+        return make(*arguments)
+
+    monkeypatch.setattr(jax, "make_array_from_callback", hang)
     with says(
         "a sum over the 8 devices is not done after 0.1 s. Legal: hosts whose devices reach each "
         "other; see the network's settings."
     ):
         multihost.check_devices(0.1)
+    held.set()
+    started[0].join()
 
 
 @pytest.mark.parametrize(
