@@ -174,7 +174,8 @@ def _fail(error: BaseException) -> None:
         traceback.print_exception(error)
         known = text, 1
     sentence, status = known
-    multihost.tell_failure(sentence)
+    if not isinstance(error, multihost.CommonError):
+        multihost.tell_failure(sentence)
     if multihost.is_first():
         time.sleep(_LINGER_S)  # it holds what the others hear
     _end(sentence, status)

@@ -28,6 +28,10 @@ _calls = itertools.count()  # all processes say the same things in the same orde
 End = Callable[[str], object]
 
 
+class CommonError(UserError):
+    """A mistake that all processes have heard of: each raises it."""
+
+
 def join(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
@@ -143,20 +147,23 @@ def from_first(text: str, timeout_s: int = TIMEOUT) -> str:
 
 
 def check_together(topic: str, complaint: str) -> None:
-    """Raises UserError on all processes if one of them has a complaint, naming whose it is.
+    """Raises an error on all processes if one of them has a complaint, naming whose it is.
 
     Args:
       topic: what is checked, should one of them say nothing.
       complaint: a sentence, '' if there is none.
+
+    Raises:
+      CommonError: with the first complaint.
     """
     said = gather(topic, complaint)
     for text in filter(None, said):
         who = [number for number, other in enumerate(said) if other == text]
-        raise UserError(f"{processes(who)}: {text}" if len(said) > 1 else text)
+        raise CommonError(f"{processes(who)}: {text}" if len(said) > 1 else text)
 
 
 def check_same(topic: str, value: Any, legal: str) -> None:
-    """Raises UserError on all processes unless all of them have the same value.
+    """Raises CommonError on all processes unless all of them have the same value.
 
     Args:
       topic: what it is.

@@ -152,3 +152,10 @@ def test_a_stop_that_all_agreed_on_is_no_failure(second_of_two):
 
 def test_a_bug_has_no_sentence():
     assert ending(ZeroDivisionError()) is None
+
+
+def test_what_all_have_heard_is_not_told_again(second_of_two):
+    error = multihost.CommonError("process 0: full.")
+    with pytest.raises(Ended), processes.one_of_many(parsed("--distributed"), []):
+        raise error
+    assert second_of_two == [line("process 0: full."), 2]
