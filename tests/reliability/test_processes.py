@@ -164,6 +164,15 @@ def assert_close(got, expected):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Compiles here as in the processes: with half the effort."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The run of one process."""
@@ -250,8 +259,8 @@ def test_processes_of_different_folders_are_refused_by_all(tmp_path):
     assert statuses == [2, 2]
     for number, log in enumerate(logs):
         assert (
-            "ldm-jax: process 0: --workdir=run: is not shared; what process 1 wrote there is not to be seen. Legal: a "
-            "folder that all hosts mount.\n"
+            "ldm-jax: process 0: --workdir=run: is not shared; what process 1 wrote there is not "
+            "to be seen. Legal: a folder that all hosts mount.\n"
         ) in log, number
     assert [list(folder.rglob("*")) for folder in folders] == [[x / "run"] for x in folders]
 
