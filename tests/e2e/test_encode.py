@@ -286,7 +286,7 @@ def test_one_factor_for_all_elements(runs):
     config.task.first_stage.scale_images = 1000
     task, tokenizer = assemble.build_task(config), assemble.build_tokenizer(config)
     stream = assemble.build_stream(
-        config, assemble.build_source(config)[0], task, tokenizer, whole=True
+        config, assemble.build_source(config)[0], task, tokenizer, squares=True
     )
     frozen, record = prepare_frozen(config, task, stream, make_mesh((2, 4, 1)))
     assert record["statistics"]["num_images"] == 64  # one pass over the data

@@ -144,7 +144,7 @@ def test_a_cached_step_has_the_loss_of_the_tower(tower, cache):
         task, tokenizer = assemble.build_task(config), assemble.build_tokenizer(config)
         source, _ = assemble.build_source(config)
         mesh = make_mesh()
-        stream = assemble.build_stream(config, source, task, tokenizer, whole=True)
+        stream = assemble.build_stream(config, source, task, tokenizer, squares=True)
         frozen, _ = prepare_frozen(config, task, stream, mesh)
         if path:
             frozen = without_conditioner(task, frozen, mesh)

@@ -180,7 +180,7 @@ def test_killed_diffusion_model_equals_the_uninterrupted_one(runs, autoencoder):
 def test_sigterm_saves_the_present_step_before_it_stops(runs, autoencoder):
     training = Training("autoencoder", runs / "stopped", "--config.train.checkpoint_every=1000")
     status, output = training.signal_when(has_logged, signal.SIGTERM)
-    assert status == 130
+    assert status == 0
     (step,) = complete_steps(training.workdir)
     assert f"ldm-jax: stopped at step {step} of {STEPS} and saved; " in output
     assert training.finish() == [f"ldm-jax: resumed at step {step} of {STEPS}"]

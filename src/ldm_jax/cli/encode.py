@@ -1,7 +1,9 @@
 """`ldm-jax encode --config FILE --out DIR`."""
 
 import argparse
+from typing import Any
 
+from ldm_jax.cli import processes
 from ldm_jax.cli.config_args import apply_overrides, load_config
 from ldm_jax.cli.progress import Progress
 
@@ -40,15 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also write what a frozen conditioner answers, as float16 or float32, so that "
         "training needs no text encoder",
     )
+    processes.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Encodes every example that is not in the cache yet."""
     config = load_config(arguments.config)
     apply_overrides(config, overrides)
+    with processes.one_of_many(arguments, overrides):
+        _encode(config, arguments)
+
+
+def _encode(config: Any, arguments: argparse.Namespace) -> None:
     from ldm_jax.train.encode import encode
 
-    with Progress("encode", None, "image") as progress:
+    first = processes.first_process(arguments)
+    with Progress("encode", None, "image", shown=first) as progress:
         done = encode(
             config,
             arguments.out,
@@ -57,6 +66,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
             conditioning=arguments.conditioning,
             progress=progress,
         )
+    if not first:
+        return
     before = f", {done.shards_before} were there" if done.shards_before else ""
     print(
         f"{done.images:,} images encoded, {done.shards} shards written{before}; "

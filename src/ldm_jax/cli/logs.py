@@ -14,6 +14,13 @@ def _speaks_to_the_user(record: logging.LogRecord) -> bool:
     return record.pathname.startswith(_PACKAGE) or record.levelno >= logging.ERROR
 
 
+def only_warnings(prefix: str) -> None:
+    """Lets this process speak of what is wrong alone, under its name; within `command_logs`."""
+    for handler in logging.getLogger("absl").handlers:
+        handler.setLevel(logging.WARNING)
+        handler.setFormatter(logging.Formatter(f"ldm-jax: {prefix}%(message)s"))
+
+
 @contextlib.contextmanager
 def command_logs() -> Iterator[None]:
     """Shows this package's log lines, and only errors of the other users of absl's logger.

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ldm_jax import __version__
+from ldm_jax.cli.endings import ending, line
 from ldm_jax.core.checks import UserError, did_you_mean
 
 COMMANDS = {
@@ -51,14 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _run(arguments)
         sys.stdout.flush()
-    except UserError as error:
-        return _fail(str(error))
     except BrokenPipeError:  # `ldm-jax info … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # a folder that cannot be made, a full disk
-        return _fail(str(error))
-    except KeyboardInterrupt as error:
-        return _fail(str(error) or "interrupted", status=130)
+    except (Exception, KeyboardInterrupt) as error:
+        known = ending(error)
+        if known is None:
+            raise
+        sys.stderr.write(line(known[0]))
+        return known[1]
     return 0
 
 
@@ -167,11 +168,6 @@ def _check_rest(rest: list[str]) -> None:
 def _module(*words: str) -> ModuleType:
     # Imported by name so that each command loads only what it needs.
     return importlib.import_module(f"ldm_jax.cli.{'_'.join(words)}")
-
-
-def _fail(message: str, status: int = 2) -> int:
-    sys.stderr.write(f"ldm-jax: {' '.join(message.split())}\n")
-    return status
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ class Progress:
       what: the name of the command.
       total: of all reports; None where it comes with them.
       unit: what is counted.
+      shown: not by all of several processes.
     """
 
-    def __init__(self, what: str, total: int | None, unit: str):
+    def __init__(self, what: str, total: int | None, unit: str, shown: bool = True):
+        self._shown = shown
         self._settings: dict[str, Any] = {"desc": what, "total": total, "unit": unit}
         self._start = time.time()
         self._bar: Any = None
@@ -23,6 +25,8 @@ class Progress:
 
     def __call__(self, count: int, total: int | None = None) -> None:
         """Adds to what is done; `total` is that of all reports."""
+        if not self._shown:
+            return
         self._settings["total"] = total or self._settings["total"]
         if self._bar is None:
             from tqdm import tqdm

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ldm_jax.cli import processes
 from ldm_jax.cli.config_args import apply_overrides, load_config
 from ldm_jax.cli.progress import Progress
 from ldm_jax.core.checks import UserError, read_text
@@ -90,6 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_whole(1),
         help="also write what is expected after every K rows of the sampler",
     )
+    processes.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
@@ -99,7 +101,14 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     _check_count(arguments, lines)
     config = _config(source, arguments, overrides)
     out = Path(arguments.out or (source / "out" if arguments.workdir else "out"))
+    with processes.one_of_many(arguments, overrides):
+        _sample(source, config, lines, out, arguments)
 
+
+def _sample(
+    source: Path, config: Any, lines: list[str], out: Path, arguments: argparse.Namespace
+) -> None:
+    from ldm_jax.cli.sample_files import SampleFolder
     from ldm_jax.pipeline import Pipeline
     from ldm_jax.train.preflight import check_folder, check_sampling
 
@@ -112,13 +121,17 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         ema=not arguments.raw,
         dtype=arguments.dtype,
     )
-    for note in pipeline.notes:
+    first = processes.first_process(arguments)
+    for note in pipeline.notes if first else ():
         print(f"note: {note}")
     prompts, classes = _conditioned(arguments, lines, pipeline.task.conditioner.inputs)
     wanted = _wanted(arguments, classes, pipeline.task.first_stage.model.image_channels)
     runs = pipeline.stream(prompts, **wanted)
-    folder = _open_folder(out, arguments, pipeline, prompts, classes, runs)
+    settings, rows = _record(arguments, pipeline, prompts, classes, runs)
+    folder = SampleFolder(out, settings, rows) if first else None
     _draw(runs, folder, arguments.save_every)
+    if folder is None:
+        return
     if arguments.grid:
         from ldm_jax.train.hooks import image_grid
 
@@ -128,16 +141,20 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     print(f"{len(folder)} image{'s' if len(folder) > 1 else ''} in {out}")
 
 
-def _draw(generations: Iterator[Any], folder: Any, save_every: int | None) -> None:
-    """Runs every bucket whose images are not all there, and writes them."""
+def _draw(runs: Any, folder: Any, save_every: int | None) -> None:
+    """Runs every bucket whose images are not all there, and writes them.
+
+    Several processes draw each bucket together. The first has the folder, the others None.
+    """
+    from ldm_jax.parallel.multihost import from_first
     from ldm_jax.pipeline.generation import finished
 
-    with Progress("sample", len(folder), "image") as progress:
+    with Progress("sample", runs.num_images, "image", shown=folder is not None) as progress:
         progress(0)
 
         def missing() -> Iterator[Any]:
-            for generation in generations:
-                if folder.has(generation.numbers):
+            for generation in runs:
+                if from_first("there" if folder and folder.has(generation.numbers) else ""):
                     progress(generation.count)
                 else:
                     yield generation
@@ -145,24 +162,23 @@ def _draw(generations: Iterator[Any], folder: Any, save_every: int | None) -> No
         for generation in missing() if save_every else finished(missing()):
             while save_every is not None and not generation.done:
                 generation.advance(save_every)
-                for number, image in zip(generation.numbers, generation.preview(), strict=True):
+                images = zip(generation.numbers, generation.preview(), strict=True)
+                for number, image in images if folder else ():
                     folder.save_intermediate(number, generation.row, image)
-            for number, image in zip(generation.numbers, generation.images(), strict=True):
+            images = zip(generation.numbers, generation.images(), strict=True)
+            for number, image in images if folder else ():
                 folder.save(number, image)
             progress(generation.count)
 
 
-def _open_folder(
-    out: Path,
+def _record(
     arguments: argparse.Namespace,
     pipeline: Any,
     prompts: list[str] | None,
     classes: list[int] | None,
     runs: Any,
-) -> Any:
-    """Returns the folder of the images, with the record of what makes them."""
-    from ldm_jax.cli.sample_files import SampleFolder
-
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Returns the record of what makes the images: all of them, and each."""
     settings = {
         "checkpoint": str(arguments.checkpoint or arguments.workdir),
         "checkpoint_hash": pipeline.fingerprint(),
@@ -186,7 +202,7 @@ def _open_folder(
     for key, values in (("prompt", prompts), ("class", classes)):
         for k, row in enumerate(rows if values else ()):
             row[key] = (values or [])[k % len(values or [])]
-    return SampleFolder(out, settings, rows)
+    return settings, rows
 
 
 def _wanted(arguments: argparse.Namespace, classes: list[int] | None, channels: int) -> "Arguments":

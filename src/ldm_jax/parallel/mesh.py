@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh
 
 from ldm_jax.core.axes import BATCH_AXES, MESH_AXES
@@ -51,3 +52,29 @@ def check_batch_size(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None
             f"train.batch_size={batch_size} must be a multiple of data × fsdp × accumulation = "
             f"{unit}. Legal: {unit}, {2 * unit}, {3 * unit}, …"
         )
+
+
+def batch_block(mesh: Mesh) -> tuple[int, int]:
+    """Returns (index, count): this process holds block `index` of `count` of each batch's rows.
+
+    Blocks follow the order of the mesh, so that a batch has the same rows in the same places on any
+    number of processes. Processes that share a block, as `tensor` reaches over both, load the same.
+
+    Raises:
+      UserError: the rows of a process do not lie together.
+    """
+    owners = np.array([device.process_index for device in mesh.devices.flat])
+    return block_of(owners.reshape(batch_shards(mesh), -1), jax.process_index())
+
+
+def block_of(owners: np.ndarray, process: int) -> tuple[int, int]:
+    """Returns (index, count) of a process's rows, where `owners` [shards, n] hold each shard."""
+    held = {p: np.flatnonzero((owners == p).any(axis=1)) for p in np.unique(owners).tolist()}
+    size = len(held[process])
+    for rows in held.values():
+        if len(rows) != size or rows[0] % size or rows[-1] - rows[0] != size - 1:
+            raise UserError(
+                "train.mesh: the rows of a process would not lie together. Legal: sizes whose last "
+                "ones multiply to a divisor or a multiple of the devices of one process."
+            )
+    return int(held[process][0]) // size, len(owners) // size

@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from ldm_jax.core.axes import BATCH_AXES, FSDP, TENSOR, automatic_mesh
+from ldm_jax.parallel.mesh import batch_block
 
 Rule = tuple[str, tuple[str | None, ...]]
 
@@ -129,9 +130,14 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """Returns a global, sharded batch from the rows that this process loaded."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+    """Returns a global, sharded batch from the rows of this process's block."""
+    sharding, (_, count) = batch_sharding(mesh), batch_block(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(
+            sharding, x, (len(x) * count, *x.shape[1:])
+        ),
+        batch,
+    )
 
 
 def put_rows(mesh: Mesh, rows: Any) -> Any:
@@ -139,8 +145,41 @@ def put_rows(mesh: Mesh, rows: Any) -> Any:
 
     Each process hands over those of its own devices.
     """
-    count, index = jax.process_count(), jax.process_index()
+    index, count = batch_block(mesh)
     return put_batch(mesh, jax.tree.map(lambda x: np.split(x, count)[index], rows))
+
+
+def put_whole(tree: Any, layout: Any) -> Any:
+    """Returns arrays, which every process holds whole, laid out by a tree of shardings or by one.
+
+    Or they lie on the same devices in another way. `device_put` would send all that the host holds
+    around, to see whether the processes agree.
+    """
+
+    def put(x: Any, sharding: Any) -> Any:
+        if sharding.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.jit(_same, out_shardings=sharding)(x)
+        whole = np.asarray(x)
+        return jax.make_array_from_callback(whole.shape, sharding, lambda at: whole[at])
+
+    if isinstance(layout, NamedSharding):
+        return jax.tree.map(lambda x: put(x, layout), tree)
+    return jax.tree.map(put, tree, layout)
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def on_host(x: Any) -> np.ndarray:
+    """Returns an array whole, on every process; if it lies on several, all must call it."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        from jax.experimental.multihost_utils import process_allgather
+
+        return np.asarray(process_allgather(x, tiled=True))
+    return np.asarray(x)
 
 
 def bytes_per_device(tree: Any) -> int:

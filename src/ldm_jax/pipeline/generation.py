@@ -9,6 +9,7 @@ import numpy as np
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Array, Conditioning, PyTree
+from ldm_jax.parallel.sharding import on_host
 from ldm_jax.pipeline.canvas import known_latents, paste
 from ldm_jax.pipeline.checks import check_whole
 from ldm_jax.pipeline.request import Inputs, Plan, Request
@@ -139,9 +140,9 @@ class Generation:
         return images
 
     def latents(self) -> np.ndarray:
-        """Returns the latents [n, h, w, c] as they are now."""
+        """Returns the latents [n, h, w, c] as they are now, all of them on every process."""
         self._begin()
-        return np.asarray(self._state.z)[: self.count]
+        return on_host(self._state.z)[: self.count]
 
     def change(self, **arguments: Any) -> None:
         """Steers what is left of the run.

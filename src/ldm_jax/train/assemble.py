@@ -243,14 +243,26 @@ def transform_settings(data: ConfigDict) -> dict[str, Any]:
 
 
 def build_stream(
-    config: ConfigDict, source: Any, task: Task, tokenizer: Any, *, whole: bool = False
+    config: ConfigDict,
+    source: Any,
+    task: Task,
+    tokenizer: Any,
+    *,
+    block: tuple[int, int] = (0, 1),
+    squares: bool = False,
 ) -> Stream:
-    """Returns this process's rows of the training batches.
+    """Returns one block of rows of the training batches.
 
-    With `whole` all rows, and squares in place of buckets: latents are measured on one size.
+    Args:
+      config: of the run.
+      source: of the examples.
+      task: of the run.
+      tokenizer: of the captions, if any.
+      block: which, of how many; see `parallel.mesh.batch_block`.
+      squares: in place of buckets, as latents are measured on one size.
     """
     settings = transform_settings(config.data)
-    if whole:
+    if squares:
         settings.pop("buckets", None)
     return call(
         "config.data",
@@ -266,8 +278,8 @@ def build_stream(
         ),
         derive=build_derived(config),
         limits=task.input_limits() if isinstance(task, LatentTask) else None,
-        process_index=0 if whole else jax.process_index(),
-        process_count=1 if whole else jax.process_count(),
+        process_index=block[0],
+        process_count=block[1],
     )
 
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.types import Array, Conditioning, PyTree
-from ldm_jax.parallel.sharding import batch_sharding, put_batch, shardings
+from ldm_jax.parallel.sharding import batch_sharding, put_batch, put_whole, shardings
 from ldm_jax.tasks.first_stage import Answered, Frozen
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 
@@ -76,7 +76,7 @@ def without_conditioner(task: LatentDiffusionTask, frozen: Frozen, mesh: Mesh) -
       mesh: of the run.
     """
     null = jax.jit(lambda frozen: task.null_condition({}, frozen))(frozen)
-    null = jax.device_put(null, shardings(mesh, null))
+    null = put_whole(null, shardings(mesh, null))
     return Answered(frozen.params, frozen.latent_scale, null=null)
 
 

@@ -72,6 +72,8 @@ class Checkpoints:
                 optimizer=ocp.args.StandardSave(_rest(state)),
                 data=ocp.args.JsonSave(data_state),
             ),
+            # Orbax would else ask JAX's preemption service, whose count of steps is `signals`'.
+            force=True,
         )
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:

@@ -45,7 +45,7 @@ def refusal(
         check_largest(task, {k: v for k, v in (largest or {}).items() if k not in derived})
         if config.data.get("holdout"):
             source, _ = split(source, config.data.holdout)
-        assemble.build_stream(config, source, task, tokenizer, whole=True)
+        assemble.build_stream(config, source, task, tokenizer, squares=True)
         check_first_examples(config, task, source, tokenizer)
     except UserError as error:
         return str(error)

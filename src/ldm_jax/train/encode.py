@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from ldm_jax.data.latent_cache import (
 )
 from ldm_jax.data.transforms import WHITE, transform_example
 from ldm_jax.parallel.mesh import make_mesh
+from ldm_jax.parallel.multihost import check_same, gather, is_first
 from ldm_jax.parallel.sharding import batch_sharding, put_batch, shardings
 from ldm_jax.tasks.base import to_float_images
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
@@ -43,21 +45,24 @@ from ldm_jax.train.fingerprint import first_stage_hash
 from ldm_jax.train.frozen import load_first_stage
 from ldm_jax.train.load import load_conditioner
 from ldm_jax.train.lock import workdir_lock
+from ldm_jax.train.pod_preflight import check_data, check_pod, check_shards
 from ldm_jax.train.preflight import check_encode
+
+_SLOWEST_S = 7 * 24 * 3600  # that one process may take longer than another
 
 Encoder = Callable[[np.ndarray], Array]
 Progress = Callable[[int, int], object]
 
 
 class Encoded(NamedTuple):
-    """What this process did.
+    """What was done, by all processes together.
 
     Attributes:
       images: encoded now, mirror images not counted.
       shards: written now.
       shards_before: that were whole already.
-      num_bytes: of all its shards.
-      seconds: of encoding and writing, compilation included.
+      num_bytes: of all shards.
+      seconds: of encoding and writing, compilation included; those of the slowest.
     """
 
     images: int
@@ -97,10 +102,13 @@ def encode(
     """
     task = check_encode(config, out, per_device_batch, examples_per_shard, conditioning)
     config, out = config.copy_and_resolve_references(), Path(out).expanduser()
+    check_pod(config, out, f"--out={out}")
     mesh = make_mesh(devices=jax.local_devices())
     params = load_first_stage(config, task, mesh)
     source = build("config.data.source", SOURCES, config.data.source)
+    check_data(source)
     manifest = _manifest(config, task, params, source, examples_per_shard)
+    check_shards(manifest.num_shards, examples_per_shard, len(source))
     answer: ConditionEncoder | None = None
     tokenizer = build_tokenizer(config) if conditioning else None
     if conditioning:
@@ -109,7 +117,12 @@ def encode(
         manifest = _with_conditioning(manifest, config, task, tower, tokenizer, conditioning)
         answer = make_condition_encoder(task, mesh, tower, conditioning)
     with workdir_lock(out, f"--out={out}", "encoding"):
-        _claim(out, manifest)
+        if is_first():
+            _claim(out, manifest)
+        # Others wait here for the first process, which holds the lock.
+        check_same(
+            "the cache", json.dumps(dict(manifest.key), sort_keys=True), "the same model, data"
+        )
         mine = range(jax.process_index(), manifest.num_shards, jax.process_count())
         missing = [number for number in mine if not _is_whole(out, manifest, number)]
         total = _examples(manifest, mine)
@@ -133,8 +146,16 @@ def encode(
     if quarantine:
         logging.warning("%d of %d files were quarantined", len(quarantine), len(source))
     sizes = [(out / manifest.shard(number)[0]).stat().st_size for number in mine]
-    done = _examples(manifest, missing)
-    return Encoded(done, len(missing), len(mine) - len(missing), sum(sizes), seconds)
+    before = len(mine) - len(missing)
+    own = Encoded(_examples(manifest, missing), len(missing), before, sum(sizes), seconds)
+    each = [Encoded(*json.loads(x)) for x in gather("encoding", json.dumps(own), _SLOWEST_S)]
+    return Encoded(
+        images=sum(done.images for done in each),
+        shards=sum(done.shards for done in each),
+        shards_before=sum(done.shards_before for done in each),
+        num_bytes=sum(done.num_bytes for done in each),
+        seconds=max(done.seconds for done in each),
+    )
 
 
 def _manifest(
@@ -181,7 +202,6 @@ def _claim(out: Path, manifest: Manifest) -> None:
         size = "examples_per_shard"
         _check_same(out, size, getattr(there, size), getattr(manifest, size))
         return
-    # Another process may have begun before this one.
     shards = {manifest.shard(number)[0] for number in range(manifest.num_shards)}
     own = {"lock", f"{MANIFEST}.tmp", *shards, *(f"{name}.part" for name in shards)}
     strangers = [p.name for p in out.iterdir() if p.name not in own]
@@ -189,8 +209,7 @@ def _claim(out: Path, manifest: Manifest) -> None:
         raise UserError(
             f"--out={out}: holds {sorted(strangers)[0]} and no {MANIFEST}. Legal: a new folder."
         )
-    if jax.process_index() == 0:
-        manifest.write(out)
+    manifest.write(out)
 
 
 def _check_same(out: Path, field: str, got: Any, value: Any) -> None:

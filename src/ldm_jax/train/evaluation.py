@@ -22,7 +22,8 @@ from ldm_jax.parallel.mesh import batch_shards
 from ldm_jax.parallel.sharding import (
     batch_sharding,
     gather_weights,
-    put_batch,
+    put_rows,
+    put_whole,
     replicated,
     shardings,
 )
@@ -64,7 +65,7 @@ class Evaluation:
     ):
         self._metrics, self._images, self._mesh = metrics, images, mesh
         self._batch_size = batch_size
-        self._networks = jax.device_put(networks, shardings(mesh, networks))
+        self._networks = put_whole(networks, shardings(mesh, networks))
         self._compare = jax.jit(
             _make_compare(task, metrics),
             in_shardings=(
@@ -103,9 +104,7 @@ class Evaluation:
         """Returns what the device finds of a batch, whose missing rows repeat the first."""
         missing = self._batch_size - len(rows)
         padded = np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)])
-        share = self._batch_size // jax.process_count()
-        first = jax.process_index() * share
-        batch = put_batch(self._mesh, padded[first : first + share])
+        batch = put_rows(self._mesh, padded)
         found = self._compare(state.ema_params["autoencoder"], self._networks, batch)
         return {name: np.asarray(value)[: len(rows)] for name, value in found.items()}
 

@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
 from ldm_jax.interop.mapping import flatten
+from ldm_jax.parallel.sharding import on_host
 
 # What the numbers depend on by rounding alone, or only while training, and Flax's own fields.
 _FREE = (
@@ -56,18 +56,10 @@ def params_hash(params: PyTree, about: str = "") -> str:
     """Returns the sha256 of a tree of parameters, and of a text, 64 hexadecimal digits."""
     digest = hashlib.sha256(about.encode())
     for path, leaf in sorted(flatten(params).items()):
-        array = np.ascontiguousarray(_on_host(leaf))
+        array = np.ascontiguousarray(on_host(leaf))
         digest.update(f"\n{path} {array.dtype} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
-
-
-def _on_host(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-        from jax.experimental.multihost_utils import process_allgather
-
-        return np.asarray(process_allgather(leaf, tiled=True))
-    return np.asarray(leaf)
 
 
 def short(digest: str) -> str:

@@ -16,7 +16,7 @@ from ldm_jax.core.rng import Purpose, example_keys, step_key
 from ldm_jax.core.types import Array, PyTree
 from ldm_jax.data.pipeline import Stream
 from ldm_jax.interop.lpips_weights import load_lpips
-from ldm_jax.parallel.sharding import placed, put_rows, replicated, shardings
+from ldm_jax.parallel.sharding import placed, put_batch, put_rows, put_whole, replicated, shardings
 from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask, Perceptual
 from ldm_jax.tasks.base import Task, to_float_images
 from ldm_jax.tasks.first_stage import (
@@ -69,7 +69,7 @@ def abstract_frozen(task: Task, image_size: int) -> PyTree:
 def load_perceptual(config: ConfigDict, mesh: Mesh) -> Perceptual:
     """Returns the parameters of LPIPS, from `config.train.lpips_weights` or its distribution."""
     weights = load_lpips(config.train.lpips_weights)
-    return Perceptual(jax.device_put(weights, shardings(mesh, weights)))
+    return Perceptual(put_whole(weights, shardings(mesh, weights)))
 
 
 def prepare_frozen(
@@ -90,7 +90,7 @@ def prepare_frozen(
     Args:
       config: checked by `ldm_jax.train.preflight`.
       task: of the run.
-      stream: whole batches, the same in every process.
+      stream: of this process's block of the batches.
       mesh: where the parameters go; the first stage may have been trained on another.
 
     Returns:
@@ -243,9 +243,8 @@ def _measure(
     sums, seen = LatentSums(), 0
     while seen < num_images:
         batch = {k: v for k, v in next(stream).items() if k in ("image", "moments")}
-        (count,) = {len(rows) for rows in batch.values()}
-        indices = seen + np.arange(count, dtype=np.int32)
-        latents = encode_batch(params, *put_rows(mesh, (batch, indices)))
+        indices = seen + np.arange(stream.batch_size, dtype=np.int32)
+        latents = encode_batch(params, put_batch(mesh, batch), put_rows(mesh, indices))
         sums.add(np.asarray(latents)[: num_images - seen])
-        seen += count
+        seen += stream.batch_size
     return sums.statistics(seed)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
 from ldm_jax.interop.towers import is_tower, read_tower
-from ldm_jax.parallel.sharding import placed, replicated
+from ldm_jax.parallel.sharding import placed, put_whole, replicated
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.first_stage import Frozen
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
@@ -34,7 +34,7 @@ def load_component(model: Model, component: str, mesh: Mesh) -> PyTree:
 
 def _put(model: Model, component: str, params: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(
-        lambda x, to: jax.device_put(x.astype(to.dtype), to.sharding),
+        lambda x, to: put_whole(x.astype(to.dtype), to.sharding),
         params,
         placed(mesh, model.abstract[component]),
     )
@@ -102,7 +102,7 @@ def load_frozen(model: Model, mesh: Mesh, *, with_conditioner: bool) -> Frozen:
     """
     assert model.latent_scale is not None
     conditioner = load_component(model, "conditioner", mesh) if with_conditioner else None
-    scale = jax.device_put(model.latent_scale, replicated(mesh))
+    scale = put_whole(model.latent_scale, replicated(mesh))
     params: PyTree = {}
     if "first_stage" in model.abstract:
         params = model.load("first_stage")
@@ -135,7 +135,7 @@ def load_conditioner(config: ConfigDict, task: LatentDiffusionTask, mesh: Mesh) 
             check_same_components(f"{what}={source}", model, {"conditioner": task.conditioner})
             params = model.load("conditioner")
     return jax.tree.map(
-        lambda x, to: jax.device_put(np.asarray(x).astype(to.dtype), to.sharding),
+        lambda x, to: put_whole(np.asarray(x).astype(to.dtype), to.sharding),
         params,
         placed(mesh, abstract),
     )

@@ -23,8 +23,9 @@ from ml_collections import ConfigDict
 from ldm_jax.core.rng import Purpose, step_key
 from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
-from ldm_jax.parallel.mesh import check_batch_size, make_mesh
-from ldm_jax.parallel.sharding import placed, put_batch, shardings
+from ldm_jax.parallel import multihost
+from ldm_jax.parallel.mesh import batch_block, check_batch_size, make_mesh
+from ldm_jax.parallel.sharding import placed, put_batch, put_whole, shardings
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
@@ -56,10 +57,13 @@ from ldm_jax.train.hooks import CutCaptions, RunLog
 from ldm_jax.train.load import load_component, open_start
 from ldm_jax.train.lock import workdir_lock
 from ldm_jax.train.metrics import MetricWindow
+from ldm_jax.train.pod_preflight import check_data, check_pod
 from ldm_jax.train.preflight import check_run
 from ldm_jax.train.signals import Interrupted, StopRequest
 from ldm_jax.train.state import TrainState
 from ldm_jax.train.step import compile_train_step, init_state, make_train_step
+
+_SHARED = "a --workdir that all hosts see alike"
 
 
 class Watch(NamedTuple):
@@ -94,7 +98,9 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     check_run(config, workdir)
     mesh = make_mesh(config.train.mesh)
     check_batch_size(mesh, config.train.batch_size, config.train.accumulation)
+    block = batch_block(mesh)
     config = config.copy_and_resolve_references()  # the caller's stays as it is
+    check_pod(config, workdir, f"--workdir={workdir}")
     tokenizer = assemble.build_tokenizer(config)
     assemble.keep_text(config, tokenizer)
     task = assemble.build_task(config)
@@ -102,6 +108,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     spec = assemble.batch_spec(config, task, config.train.batch_size)
     optimizers, learning_rate = assemble.build_optimizers(config, task)
     source, held_out = assemble.build_source(config)
+    check_data(source)
     check_classes(task, source)
 
     def init() -> TrainState:
@@ -110,9 +117,11 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     if not has_begun(workdir):
         check_first_examples(config, task, source, tokenizer)
     abstract = jax.eval_shape(init)  # raises where a network cannot take these images
-    stream = assemble.build_stream(config, source, task, tokenizer)
+    stream = assemble.build_stream(config, source, task, tokenizer, block=block)
     with jax.set_mesh(mesh), workdir_lock(workdir):
         begun = has_begun(workdir)
+        # Others wait here for the first process, which holds the lock.
+        multihost.check_same("what the workdir holds", "a run" if begun else "no run", _SHARED)
         if begun:
             _check_begun(config, workdir)
             frozen = restore_run_frozen(config, task, workdir, mesh, for_training=True)
@@ -180,10 +189,11 @@ def _prepare_frozen(
         perceptual = load_perceptual(config, mesh)
         save_frozen(workdir, perceptual)
         return perceptual
-    # Every process measures the same whole batches, so all find the same numbers.
-    stream = assemble.build_stream(config, source, task, tokenizer, whole=True)
+    stream = assemble.build_stream(
+        config, source, task, tokenizer, block=batch_block(mesh), squares=True
+    )
     frozen, record = prepare_frozen(config, task, stream, mesh)
-    frozen = jax.device_put(frozen, shardings(mesh, frozen))
+    frozen = put_whole(frozen, shardings(mesh, frozen))
     save_frozen(workdir, frozen, record)
     return frozen
 
@@ -198,6 +208,7 @@ def _restore_or_init(
     init,
 ) -> TrainState:
     step = checkpoints.latest_step()
+    multihost.check_same("the newest checkpoint", step, _SHARED)
     if step is None:
         state = jax.jit(init, out_shardings=shardings(mesh, abstract))()
         return _start_from(config, mesh, task, state) if config.train.init_from else state
@@ -238,7 +249,7 @@ def _run(
     start = int(state.step)
     log = RunLog(workdir, settings.steps, start, settings.batch_size)
     window, since = MetricWindow(), (time.monotonic(), start)
-    with StopRequest() as stop, closing(checkpoints), closing(log), closing(watch.captions):
+    with StopRequest(start) as stop, closing(checkpoints), closing(log), closing(watch.captions):
         if start:
             watch.score(config, start, state, log)  # a kill may have come between saving and it
         for step in range(start + 1, settings.steps + 1):
@@ -247,7 +258,7 @@ def _run(
             window.add(step, metrics)
             log.advance()
             last = step == settings.steps
-            stopping = stop.requested and not last
+            stopping = stop.after(step) and not last
             due = last or stopping or step % settings.checkpoint_every == 0
             if due or step % settings.log_every == 0:
                 values = window.flush()  # raises on a non-finite loss, before anything is saved
@@ -259,10 +270,11 @@ def _run(
             if due:
                 checkpoints.save(step, state, stream.get_state())
             if stopping:
-                raise Interrupted(
+                message = (
                     f"stopped at step {step} of {settings.steps} and saved; "
                     "the same command goes on from there."
                 )
+                raise Interrupted(message if multihost.is_first() else "", stop.status)
             watch.score(config, step, state, log)
             watch.draw(config, step, state, frozen, log)
     return state

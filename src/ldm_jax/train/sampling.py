@@ -19,7 +19,7 @@ from ldm_jax.core.axes import BATCH_AXES
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Array, Conditioning, PyTree
 from ldm_jax.parallel.mesh import batch_shards
-from ldm_jax.parallel.sharding import put_rows, replicated
+from ldm_jax.parallel.sharding import put_rows, put_whole, replicated
 from ldm_jax.samplers.base import (
     Rows,
     State,
@@ -141,7 +141,7 @@ class Programs:
         table = jax.tree.map(lambda x: x.astype(np.float32), table).replace(
             index=table.index.astype(np.int32)
         )
-        return jax.device_put(table, replicated(self.mesh))
+        return put_whole(table, replicated(self.mesh))
 
 
 def bucket_size(count: int, shards: int, per_device_batch: int) -> int:
