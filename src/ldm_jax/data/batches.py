@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,17 @@ from ldm_jax.data.source import Source
 
 _TRANSFORMS = 2  # beside the two purposes of random numbers in `buckets`
 
-Prepare = Callable[[dict[str, Any], np.random.Generator, tuple[int, int]], dict[str, Any]]
+# Of an example: its entries in a batch, and its number.
+Prepare = Callable[
+    [dict[str, Any], np.random.Generator, tuple[int, int]], tuple[dict[str, Any], int]
+]
+
+
+class Rows(NamedTuple):
+    """Some rows of a batch, and the numbers of their examples."""
+
+    batch: dict[str, np.ndarray]
+    indices: np.ndarray
 
 
 class Numbered:
@@ -43,9 +53,9 @@ class LocalBatches:
         # `repeat()` has length maxsize; the last, incomplete global batch is dropped.
         return len(self._examples) // self.batch_size
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Rows:
         start = index * self.batch_size + self._offset
-        return stack([self._examples[start + row] for row in range(self.rows)])
+        return _stack_numbered([self._examples[start + row] for row in range(self.rows)])
 
     def __repr__(self) -> str:
         return f"LocalBatches({self.batch_size}, {self._offset}, {self.rows})"
@@ -73,11 +83,11 @@ class BucketBatches:
             return sys.maxsize // self.batch_size
         return self._order.batches_until(self._num_epochs)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    def __getitem__(self, index: int) -> Rows:
         bucket, draws = self._order(index)
         size = self._buckets[bucket]
         mine = draws[self._offset : self._offset + self.rows]
-        return stack(
+        return _stack_numbered(
             [self._prepare(self._examples[k], self._rng(k, epoch), size) for k, epoch in mine]
         )
 
@@ -86,6 +96,11 @@ class BucketBatches:
 
     def __repr__(self) -> str:
         return f"BucketBatches({self.batch_size}, {self._offset}, {self.rows})"
+
+
+def _stack_numbered(prepared: list[tuple[dict[str, Any], int]]) -> Rows:
+    examples, indices = zip(*prepared, strict=True)
+    return Rows(stack(list(examples)), np.asarray(indices, np.int64))
 
 
 def stack(examples: list[dict[str, Any]]) -> dict[str, np.ndarray]:

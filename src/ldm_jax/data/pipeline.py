@@ -33,6 +33,8 @@ class Stream:
       local_batch_size: rows per batch here.
       num_examples: of one pass over the data.
       steps_per_epoch: global batches per pass over the data, a float.
+      indices: of the batch given last, the numbers of its examples in the whole source; of what
+        stands in for a broken file, its own.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Stream:
         self.local_batch_size = batches.rows
         self.num_examples = contract["num_examples"]
         self.steps_per_epoch = self.num_examples / batches.batch_size
+        self.indices = np.zeros(0, np.int64)
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._iterator)
+        batch, self.indices = next(self._iterator)
+        return batch
 
     def get_state(self) -> dict[str, Any]:
         """Returns the position, for `json.dumps`: what was handed out, not what was prefetched."""
@@ -163,7 +167,7 @@ def make_stream(
         example: dict[str, Any],
         rng: np.random.Generator,
         size: int | tuple[int, int] = image_size,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], int]:
         whole = transform_example(
             _select(example, keys, derive),
             rng,
@@ -176,7 +180,8 @@ def make_stream(
             tokenize=tokenize,
             derive=derive,
         )
-        return _within({key: whole[key] for key in keys}, limits, example["index"])
+        number = example["index"]
+        return _within({key: whole[key] for key in keys}, limits, number), number
 
     contract: dict[str, Any] = {
         "batch_size": batch_size,

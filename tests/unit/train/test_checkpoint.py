@@ -17,6 +17,7 @@ from ldm_jax.parallel.sharding import placed, shardings
 from ldm_jax.tasks.first_stage import Frozen, LatentScale
 from ldm_jax.train.checkpoint import (
     Checkpoints,
+    complete_steps,
     has_frozen,
     read_config,
     restore_frozen,
@@ -99,6 +100,13 @@ class TestCheckpoints:
         assert int(got.step) == 3
         assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
 
+    def test_keeps_milestones_for_ever_beside_the_newest(self, tmp_path):
+        checkpoints = Checkpoints(tmp_path, keep=2, keep_every=4)
+        for step in range(2, 15, 2):
+            checkpoints.save(step, make_state(step), {})
+        checkpoints.close()
+        assert complete_steps(tmp_path) == [4, 8, 12, 14]
+
     def test_another_model_is_refused(self, tmp_path):
         checkpoints = Checkpoints(tmp_path)
         checkpoints.save(1, make_state(), {})
@@ -161,6 +169,7 @@ def make_config(**changes):
                 "mesh": (-1, 1, 1),
                 "clip_norm": placeholder(float),
                 "ema_conditioner": True,
+                "keep_every": placeholder(int),
             },
             "sample": {"steps": 5, "decode_batch": 4},
         }
