@@ -1,13 +1,14 @@
 """Batches by number: the rows that one process holds of each global batch."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ldm_jax.data.buckets import BucketOrder
 from ldm_jax.data.source import Source
+from ldm_jax.data.split import files_of
 
 _TRANSFORMS = 2  # beside the two purposes of random numbers in `buckets`
 
@@ -25,19 +26,43 @@ class Rows(NamedTuple):
 
 
 class Numbered:
-    """A source whose examples know their number, `index`: their own, or that they are read by."""
+    """A source whose examples know their number, `index`: their own, or that they are read by.
 
-    def __init__(self, source: Source):
-        self._source = source
+    A file with a number beyond its limit, such as that of a class, is quarantined like a broken
+    one. Of other sources it is left to whoever looks at the batch.
+
+    Args:
+      source: of examples.
+      limits: exclusive maxima of entries of the source.
+    """
+
+    def __init__(self, source: Source, limits: Mapping[str, int] = {}):
+        self._source, self._files, self._limits = source, files_of(source), limits
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"index": index, **self._source[index]}
+        while True:
+            example = {"index": index, **self._source[index]}
+            found = beyond(example, self._limits)
+            if self._files is None or found is None:
+                return example
+            # Ends: the next reading stands something else in, or too many are set aside.
+            self._files.set_aside({self._files.name(example["index"]): found[0]})
 
     def __repr__(self) -> str:
         return repr(self._source)
+
+
+def beyond(example: Mapping[str, Any], limits: Mapping[str, int]) -> tuple[str, int] | None:
+    """Returns which number of an example is not below its limit, and that; None if all are."""
+    for name, limit in limits.items():
+        values = np.asarray(example.get(name, 0))
+        for value in (values.min(), values.max()):
+            if not 0 <= value < limit:
+                return f"{name} {value}, but the model has a table of {limit}", limit
+    return None
 
 
 class LocalBatches:

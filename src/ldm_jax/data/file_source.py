@@ -104,7 +104,11 @@ class FileSource(abc.ABC):
         if name in self.quarantine:
             return None
         try:
-            return self.load(index)
+            example = self.load(index)
+            height, width = example["image"].shape[:2]
+            if min(height, width) < 2:  # a tracking pixel, a ruler: nothing to learn from
+                raise BadExample(f"{width}x{height} pixels")
+            return example
         except UNREADABLE as error:
             self.set_aside({name: reason(error)})
             return None

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.core.checks import UserError, check_divides
-from ldm_jax.data.batches import BucketBatches, LocalBatches, Numbered, stack
+from ldm_jax.data.batches import BucketBatches, LocalBatches, Numbered, beyond, stack
 from ldm_jax.data.buckets import BucketOrder, assign_buckets, check_buckets
 from ldm_jax.data.derived import Derived
 from ldm_jax.data.mirrored_captions import check_flip_captions
@@ -196,10 +196,10 @@ def make_stream(
         contract["bucket_counts"] = order.counts
         local = batch_size // process_count
         rows = batch_size, process_index * local, local
-        numbered = Numbered(source)
+        numbered = _numbered(source, limits, derive)
         bucketed = BucketBatches(numbered, order, buckets, prepare, seed, rows, num_epochs)
         return Stream(bucketed, reading, contract)
-    examples = grain.MapDataset.source(Numbered(source)).seed(seed)
+    examples = grain.MapDataset.source(_numbered(source, limits, derive)).seed(seed)
     if shuffle:
         examples = examples.shuffle()
     examples = examples.repeat(num_epochs).random_map(prepare)
@@ -228,7 +228,7 @@ def load_examples(
         raise UserError("load_examples: got no indices. Legal: at least one.")
     keys = _check_keys(source, tokenizer, keys, derive)
     tokenize = tokenizer if "tokens" in _wanted(keys, derive) else None
-    numbered = Numbered(source)
+    numbered = _numbered(source, limits, derive)
     chosen = [numbered[int(index)] for index in indices]
     prepared = [
         transform_example(
@@ -257,15 +257,18 @@ def _within(
     example: dict[str, Any], limits: Mapping[str, int] | None, index: int
 ) -> dict[str, Any]:
     """Returns an example whose numbers lie below their limits."""
-    for name, limit in (limits or {}).items():
-        values = np.asarray(example.get(name, 0))
-        for value in (values.min(), values.max()):
-            if not 0 <= value < limit:
-                raise UserError(
-                    f"data: example {index} has {name} {value}, but the model has a table of "
-                    f"{limit}. Legal: 0 to {limit - 1}."
-                )
-    return example
+    found = beyond(example, limits or {})
+    if found is None:
+        return example
+    why, limit = found
+    raise UserError(f"data: example {index} has {why}. Legal: 0 to {limit - 1}.")
+
+
+def _numbered(
+    source: Source, limits: Mapping[str, int] | None, derive: Mapping[str, Derived] | None
+) -> Numbered:
+    """Returns the source with its numbers; what is derived hides the entry of the same name."""
+    return Numbered(source, {k: v for k, v in (limits or {}).items() if k not in (derive or {})})
 
 
 def _bucket_order(

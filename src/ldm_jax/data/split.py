@@ -54,8 +54,14 @@ class Subset:
 
 def example_name(source: Source, index: int) -> str | None:
     """Returns where example `index` of the whole source comes from, or None if it is no file."""
+    files = files_of(source)
+    return None if files is None else files.name(index)
+
+
+def files_of(source: Source) -> FileSource | None:
+    """Returns the source of files that this is, or is a part of, or None if it is neither."""
     whole = source._source if isinstance(source, Subset) else source
-    return whole.name(index) if isinstance(whole, FileSource) else None
+    return whole if isinstance(whole, FileSource) else None
 
 
 def split(source: Source, holdout: int) -> tuple[Source, Source]:

@@ -55,7 +55,7 @@ from ldm_jax.train.frozen import (
 )
 from ldm_jax.train.goodput import Goodput, spent_before
 from ldm_jax.train.grids import Grid, make_grid
-from ldm_jax.train.hooks import METRICS_FILE, CutCaptions, RunLog
+from ldm_jax.train.hooks import METRICS_FILE, CutCaptions, QuarantineLog, RunLog
 from ldm_jax.train.load import load_component, open_start
 from ldm_jax.train.lock import workdir_lock
 from ldm_jax.train.metrics import MetricWindow, NonFiniteError
@@ -71,8 +71,19 @@ class Watch(NamedTuple):
     evaluation: Evaluation | None
     grid: Grid | None
     captions: CutCaptions
+    quarantine: QuarantineLog
     diagnosis: Diagnosis
     goodput: Goodput
+
+    def look(self) -> None:
+        """Tells what is new about captions and files."""
+        self.captions.look()
+        self.quarantine.look()
+
+    def close(self) -> None:
+        """Tells the rest."""
+        self.captions.close()
+        self.quarantine.close()
 
     def due(self, config: ConfigDict, step: int) -> bool:
         """Returns whether there may be anything to evaluate or draw."""
@@ -169,15 +180,13 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             make_evaluation(config, task, held_out, mesh, abstract, frozen),
             make_grid(config, task, shown, tokenizer, mesh),
             CutCaptions(tokenizer),
+            QuarantineLog(workdir, getattr(source, "quarantine", {})),
             Diagnosis(workdir, source, stream, restore_or_init, step_fn, detailed_step_fn),
             goodput,
         )
         state = _run(
             config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, watch
         )
-    quarantine = getattr(source, "quarantine", {})
-    if quarantine:
-        logging.warning("%d files were quarantined", len(quarantine))
     return state
 
 
@@ -267,7 +276,7 @@ def _run(
     goodput.go_on(spent_before(Path(workdir) / METRICS_FILE, start))
     log = RunLog(workdir, settings.steps, start, settings.batch_size)
     window, since = MetricWindow(), (time.monotonic(), start)
-    with StopRequest() as stop, closing(checkpoints), closing(log), closing(watch.captions):
+    with StopRequest() as stop, closing(checkpoints), closing(log), closing(watch):
         if start:
             watch.score(config, start, state, log)  # a kill may have come between saving and it
         for step in range(start + 1, settings.steps + 1):
@@ -291,7 +300,7 @@ def _run(
                 now = time.monotonic()
                 log.scalars(step, values, (step - since[1]) / (now - since[0]))
                 since = (now, step)
-                watch.captions.look()
+                watch.look()
             if due:
                 with goodput.aside():
                     checkpoints.save(step, state, stream.get_state())
