@@ -35,23 +35,25 @@ def spoil(workdir):
     (workdir / "checkpoints").write_text("")
 """
 THREAD = """
-# Within Orbax's writer thread.
+# Within Orbax's writer thread, after the arrays were handed over.
 import threading
 import orbax.checkpoint as ocp
 def spoil(workdir):
     def fail(*args, **kwargs):
         assert threading.current_thread() is not threading.main_thread()
         raise OSError(5, "Input/output error")
-    ocp.CheckpointManager._finalize = fail
+    ocp.CompositeCheckpointHandler.finalize = fail
 """
 RUN = """
-import pathlib, sys
+import pathlib, sys, time
 from ldm_jax.cli.main import main
 from ldm_jax.train.metrics import MetricWindow
 workdir, add = pathlib.Path(sys.argv[1]), MetricWindow.add
 def add_then_spoil(window, step, metrics):
     add(window, step, metrics)
     if step == 11:
+        while not (workdir / "checkpoints" / "10").is_dir():
+            time.sleep(0.01)
         spoil(workdir)
 MetricWindow.add = add_then_spoil
 sys.exit(main(sys.argv[2:]))

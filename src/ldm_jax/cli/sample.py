@@ -97,6 +97,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     source = Path(arguments.checkpoint or arguments.workdir).expanduser()
     lines = _lines(arguments)
     _check_count(arguments, lines)
+    conditions = _conditions(arguments)
     config = _config(source, arguments, overrides)
     out = Path(arguments.out or (source / "out" if arguments.workdir else "out"))
 
@@ -115,8 +116,9 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     for note in pipeline.notes:
         print(f"note: {note}")
     prompts, classes = _conditioned(arguments, lines, pipeline.task.conditioner.inputs)
-    wanted = _wanted(arguments, classes, pipeline.task.first_stage.model.image_channels)
-    runs = pipeline.stream(prompts, **wanted)
+    channels = pipeline.task.first_stage.model.image_channels
+    wanted = _wanted(arguments, classes, channels)
+    runs = pipeline.stream(prompts, **wanted, conditions=conditions)
     folder = _open_folder(out, arguments, pipeline, prompts, classes, runs)
     _draw(runs, folder, arguments.save_every)
     if arguments.grid:
@@ -190,12 +192,11 @@ def _open_folder(
 
 
 def _wanted(arguments: argparse.Namespace, classes: list[int] | None, channels: int) -> "Arguments":
-    """Returns the arguments of the pipeline's call."""
+    """Returns the arguments of the pipeline's call, but for the arrays of --conditions."""
     from ldm_jax.cli.sample_files import read_image
 
     wanted: Any = {
         "classes": classes,
-        "conditions": _conditions(arguments),
         "num_images": arguments.num_images,
         "seed": arguments.seed,
         "image_shape": arguments.size,
