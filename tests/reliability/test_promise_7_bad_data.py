@@ -146,10 +146,7 @@ def test_the_stream_stays_in_place(folder):
         stands_in = [max(BAD) + 1 if n in BAD else n for n in expected.indices]
         np.testing.assert_array_equal(stream.indices, stands_in)
         for row, number in enumerate(expected.indices):
-            if number in BAD:
-                exact = colours(max(BAD) + 1)
-            else:
-                exact = wanted["image"][row]
+            exact = colours(max(BAD) + 1) if number in BAD else wanted["image"][row]
             close = 4 if number == 203 else 0  # a JPEG
             np.testing.assert_allclose(batch["image"][row].astype(int), exact, atol=close)
         batches += 1

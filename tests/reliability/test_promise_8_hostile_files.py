@@ -1,4 +1,4 @@
-"""Promise 8: what somebody sent is read, or refused in one line; it never runs, nor leads elsewhere.
+"""Promise 8: what somebody sent is read or refused in one line; it never runs or leads elsewhere.
 
 Each file comes in by the door that users have, a command. Instruction by instruction, hostile
 pickles, headers and records are tested in `tests/unit/interop/`, `tests/unit/data/` and
@@ -128,9 +128,9 @@ def test_arrays_of_objects(tmp_path, marker, refused):
     )
     line = refused("train", "--config", config, "--workdir", tmp_path / "run")
     assert "x.npy: no .npy file (" in line
-    with pytest.raises(FileExistsError):  # the trap itself works
-        marker.mkdir()
-        np.load(tmp_path / "x.npz", allow_pickle=True)["low_res"]
+    with np.load(tmp_path / "x.npz", allow_pickle=True) as careless:
+        careless["low_res"]
+    assert marker.is_dir()
 
 
 def header(tensors, data=bytes(16), length=None):

@@ -117,8 +117,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         print(f"note: {note}")
     prompts, classes = _conditioned(arguments, lines, pipeline.task.conditioner.inputs)
     channels = pipeline.task.first_stage.model.image_channels
-    wanted = _wanted(arguments, classes, channels)
-    runs = pipeline.stream(prompts, **wanted, conditions=conditions)
+    wanted = _wanted(arguments, classes, conditions, channels)
+    runs = pipeline.stream(prompts, **wanted)
     folder = _open_folder(out, arguments, pipeline, prompts, classes, runs)
     _draw(runs, folder, arguments.save_every)
     if arguments.grid:
@@ -191,12 +191,18 @@ def _open_folder(
     return SampleFolder(out, settings, rows)
 
 
-def _wanted(arguments: argparse.Namespace, classes: list[int] | None, channels: int) -> "Arguments":
-    """Returns the arguments of the pipeline's call, but for the arrays of --conditions."""
+def _wanted(
+    arguments: argparse.Namespace,
+    classes: list[int] | None,
+    conditions: dict[str, Any] | None,
+    channels: int,
+) -> "Arguments":
+    """Returns the arguments of the pipeline's call."""
     from ldm_jax.cli.sample_files import read_image
 
     wanted: Any = {
         "classes": classes,
+        "conditions": conditions,
         "num_images": arguments.num_images,
         "seed": arguments.seed,
         "image_shape": arguments.size,
