@@ -65,7 +65,11 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self._workdir / "checkpoints",
             options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, keep_period=keep_every, cleanup_tmp_directories=True
+                max_to_keep=keep,
+                keep_period=keep_every,
+                cleanup_tmp_directories=True,
+                # In the background, a folder that cannot be made is waited for for 20 minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             ),
         )
 
