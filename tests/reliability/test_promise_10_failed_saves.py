@@ -46,7 +46,7 @@ def spoil(workdir):
 """
 RUN = """
 import pathlib, sys, time
-from ldm_jax.cli.main import main
+from ldm_jax.cli.main import program
 from ldm_jax.train.metrics import MetricWindow
 workdir, add = pathlib.Path(sys.argv[1]), MetricWindow.add
 def add_then_spoil(window, step, metrics):
@@ -56,7 +56,8 @@ def add_then_spoil(window, step, metrics):
             time.sleep(0.01)
         spoil(workdir)
 MetricWindow.add = add_then_spoil
-sys.exit(main(sys.argv[2:]))
+del sys.argv[1]
+program()
 """
 
 

@@ -62,6 +62,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def program() -> NoReturn:
+    """Runs one command and ends the process, at once if it failed.
+
+    Orbax's writers are threads that the interpreter would wait for; after a full disk, some wait
+    twenty minutes for others that died of it.
+    """
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status:
+        os._exit(status)
+    sys.exit(0)
+
+
 def _run(arguments: list[str]) -> None:
     words = _command(arguments)
     parser, flags = _make_parser()
@@ -175,4 +189,4 @@ def _fail(message: str, status: int = 2) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

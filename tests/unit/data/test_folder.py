@@ -199,7 +199,9 @@ def test_whole_number_classes_keep_their_order(tmp_path):
     assert source.class_names == ("0", "1", "2", "10")
     assert [source[k]["class"] for k in range(4)] == [3, 2, 0, 1]
     write_rows(tmp_path, [*rows[:3], {"file_name": "1.png", "c": None}])
-    with pytest.raises(UserError, match=r"1 of 4 images .* \(no 'c' in its row of metadata.jsonl\)"):
+    with pytest.raises(
+        UserError, match=r"1 of 4 images .* \(no 'c' in its row of metadata.jsonl\)"
+    ):
         Folder(str(tmp_path), class_column="c")
 
 
