@@ -20,7 +20,7 @@ from ldm_jax.train.checkpoint import complete_steps
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "e2e" / "tiny.py"
-KILLS, EVERY, STEPS = 50, 5, 3000  # so many steps that no kill comes too late
+KILLS, EVERY, STEPS = 50, 5, 1500  # so many steps that no kill comes too late
 ENVIRONMENT = {
     **os.environ,
     "XLA_FLAGS": "",  # one device
