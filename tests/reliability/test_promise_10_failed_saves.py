@@ -62,7 +62,7 @@ program()
 
 
 def train(workdir, spoil=""):
-    """Returns (status, our line about saving, or all of standard error) of a run that saves every tenth step."""
+    """Returns (status, our line about saving, else all of standard error) of a run."""
     arguments = ["train", f"--config={CONFIG}:autoencoder", f"--workdir={workdir}"]
     arguments += [f"--config.train.steps={STEPS}", f"--config.train.checkpoint_every={EVERY}"]
     arguments += ["--config.sample.grid_images=0", "--config.train.log_every=5"]
