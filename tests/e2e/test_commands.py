@@ -244,6 +244,10 @@ OVERRIDES = [
     ("train.mesh=3,1,1", "mesh=(3, 1, 1): the sizes must multiply to this run's 8 device(s)."),
     ("train.batch_size=12", "train.batch_size=12 must be a multiple of data × fsdp × accumulation"),
     ("train.clip_norm=-1.0", "config.train.clip_norm=-1.0: legal is a positive number, or None."),
+    (
+        "train.keep_every=4",
+        "config.train.keep_every=4: legal is a multiple of checkpoint_every=3, or None.",
+    ),
     ("train.ema_decay=-5.0", "config.train.ema_decay=-5.0: legal is 0 to 1."),
     ("train.b1=1.5", "config.train.b1=1.5: legal is 0 <= b1 < 1."),
     ("train.learning_rate=1e999", "config.train.learning_rate=inf: legal is a positive number."),

@@ -63,6 +63,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def program() -> NoReturn:
+    """Runs one command and ends the process, at once if it failed.
+
+    Orbax's writers are threads that the interpreter would wait for; after a full disk, some wait
+    twenty minutes for others that died of it.
+    """
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if status:
+        os._exit(status)
+    sys.exit(0)
+
+
 def _run(arguments: list[str]) -> None:
     words = _command(arguments)
     parser, flags = _make_parser()
@@ -171,4 +185,4 @@ def _module(*words: str) -> ModuleType:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -99,6 +99,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     source = Path(arguments.checkpoint or arguments.workdir).expanduser()
     lines = _lines(arguments)
     _check_count(arguments, lines)
+    conditions = _conditions(arguments)
     config = _config(source, arguments, overrides)
     out = Path(arguments.out or (source / "out" if arguments.workdir else "out"))
     with processes.one_of_many(arguments, overrides):
@@ -125,7 +126,8 @@ def _sample(
     for note in pipeline.notes if first else ():
         print(f"note: {note}")
     prompts, classes = _conditioned(arguments, lines, pipeline.task.conditioner.inputs)
-    wanted = _wanted(arguments, classes, pipeline.task.first_stage.model.image_channels)
+    channels = pipeline.task.first_stage.model.image_channels
+    wanted = _wanted(arguments, classes, conditions, channels)
     runs = pipeline.stream(prompts, **wanted)
     settings, rows = _record(arguments, pipeline, prompts, classes, runs)
     folder = SampleFolder(out, settings, rows) if first else None
@@ -205,13 +207,18 @@ def _record(
     return settings, rows
 
 
-def _wanted(arguments: argparse.Namespace, classes: list[int] | None, channels: int) -> "Arguments":
+def _wanted(
+    arguments: argparse.Namespace,
+    classes: list[int] | None,
+    conditions: dict[str, Any] | None,
+    channels: int,
+) -> "Arguments":
     """Returns the arguments of the pipeline's call."""
     from ldm_jax.cli.sample_files import read_image
 
     wanted: Any = {
         "classes": classes,
-        "conditions": _conditions(arguments),
+        "conditions": conditions,
         "num_images": arguments.num_images,
         "seed": arguments.seed,
         "image_shape": arguments.size,

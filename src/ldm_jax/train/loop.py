@@ -11,6 +11,7 @@ The frozen first stage comes from the workdir once it is there, whatever became 
 import dataclasses
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ from ldm_jax.train.condition_checks import (
     check_first_examples,
     check_tokenizer,
 )
+from ldm_jax.train.diverged import Diagnosis
 from ldm_jax.train.evaluation import Evaluation, make_evaluation
 from ldm_jax.train.frozen import (
     abstract_frozen,
@@ -52,11 +54,12 @@ from ldm_jax.train.frozen import (
     prepare_frozen,
     restore_run_frozen,
 )
+from ldm_jax.train.goodput import Goodput, spent_before
 from ldm_jax.train.grids import Grid, make_grid
-from ldm_jax.train.hooks import CutCaptions, RunLog
+from ldm_jax.train.hooks import METRICS_FILE, CutCaptions, QuarantineLog, RunLog
 from ldm_jax.train.load import load_component, open_start
 from ldm_jax.train.lock import workdir_lock
-from ldm_jax.train.metrics import MetricWindow
+from ldm_jax.train.metrics import MetricWindow, NonFiniteError
 from ldm_jax.train.pod_preflight import check_data, check_pod
 from ldm_jax.train.preflight import check_run
 from ldm_jax.train.signals import Interrupted, StopRequest
@@ -72,6 +75,24 @@ class Watch(NamedTuple):
     evaluation: Evaluation | None
     grid: Grid | None
     captions: CutCaptions
+    quarantine: QuarantineLog
+    diagnosis: Diagnosis
+    goodput: Goodput
+
+    def look(self) -> None:
+        """Tells what is new about captions and files."""
+        self.captions.look()
+        self.quarantine.look()
+
+    def close(self) -> None:
+        """Tells the rest."""
+        self.captions.close()
+        self.quarantine.close()
+
+    def due(self, config: ConfigDict, step: int) -> bool:
+        """Returns whether there may be anything to evaluate or draw."""
+        often = config.train.sample_every, max(1, config.evaluation.every)
+        return step == config.train.steps or any(step % every == 0 for every in often)
 
     def score(self, config: ConfigDict, step: int, state: TrainState, log: RunLog) -> None:
         """Evaluates where it is due."""
@@ -93,8 +114,11 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
 
     Raises:
       UserError: anything in the configuration or the data that a user can mend.
-      NonFiniteError: the loss left the real numbers; the last checkpoint before it is kept.
+      NonFiniteError: the loss left the real numbers; the last checkpoint before it is kept, and
+        what was found is in `workdir/diverged`.
+      SaveError: a checkpoint could not be written.
     """
+    goodput = Goodput()
     check_run(config, workdir)
     mesh = make_mesh(config.train.mesh)
     check_batch_size(mesh, config.train.batch_size, config.train.accumulation)
@@ -132,11 +156,21 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
         if isinstance(task, LatentDiffusionTask) and cached:
             frozen = without_conditioner(task, frozen, mesh)
             logging.info("the cache answers for the conditioner: %s", ", ".join(cached))
-        checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
-        state = _restore_or_init(config, mesh, task, checkpoints, stream, abstract, init)
+        checkpoints = Checkpoints(workdir, config.train.keep_checkpoints, config.train.keep_every)
+        unread = stream.get_state()
+
+        def restore_or_init() -> TrainState:
+            checkpoints.wait()
+            stream.set_state(unread)
+            return _restore_or_init(config, mesh, task, checkpoints, stream, abstract, init)
+
+        state = restore_or_init()
+        if int(state.step):
+            logging.info("resumed at step %d of %d", int(state.step), config.train.steps)
         if begun:
             write_config(workdir, config)  # only now is it known to fit what was trained
-        train_step = make_train_step(
+        make_step = partial(
+            make_train_step,
             task,
             optimizers,
             seed=config.seed,
@@ -144,7 +178,10 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             max_ema_decay=config.train.ema_decay,
             not_averaged=assemble.not_averaged(config, task),
         )
-        step_fn = compile_train_step(train_step, mesh, abstract, frozen)
+        step_fn, detailed_step_fn = (
+            compile_train_step(make_step(detailed=detailed), mesh, abstract, frozen)
+            for detailed in (False, True)  # the second is compiled only if it is called
+        )
         # Of a source beside the cache, only the conditioner could make a condition.
         beside = bool(cached and config.data.get("evaluation_source"))
         shown = source if beside else held_out or source
@@ -152,13 +189,13 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             make_evaluation(config, task, held_out, mesh, abstract, frozen),
             make_grid(config, task, shown, tokenizer, mesh),
             CutCaptions(tokenizer),
+            QuarantineLog(workdir, getattr(source, "quarantine", {})),
+            Diagnosis(workdir, source, stream, restore_or_init, step_fn, detailed_step_fn),
+            goodput,
         )
         state = _run(
             config, workdir, mesh, state, frozen, stream, step_fn, checkpoints, learning_rate, watch
         )
-    quarantine = getattr(source, "quarantine", {})
-    if quarantine:
-        logging.warning("%d files were quarantined", len(quarantine))
     return state
 
 
@@ -214,7 +251,6 @@ def _restore_or_init(
         return _start_from(config, mesh, task, state) if config.train.init_from else state
     state, data_state = checkpoints.restore(step, placed(mesh, abstract))
     stream.set_state(data_state)
-    logging.info("resumed at step %d of %d", step, config.train.steps)
     return state
 
 
@@ -247,34 +283,47 @@ def _run(
 ) -> TrainState:
     settings = config.train
     start = int(state.step)
+    goodput = watch.goodput
+    goodput.go_on(spent_before(Path(workdir) / METRICS_FILE, start))
     log = RunLog(workdir, settings.steps, start, settings.batch_size)
     window, since = MetricWindow(), (time.monotonic(), start)
-    with StopRequest(start) as stop, closing(checkpoints), closing(log), closing(watch.captions):
+    with StopRequest(start) as stop, closing(checkpoints), closing(log), closing(watch):
         if start:
             watch.score(config, start, state, log)  # a kill may have come between saving and it
         for step in range(start + 1, settings.steps + 1):
             with jax.profiler.StepTraceAnnotation("train", step_num=step):
                 state, metrics = step_fn(state, frozen, put_batch(mesh, next(stream)))
+            goodput.stepped()
             window.add(step, metrics)
+            watch.diagnosis.note(step)
             log.advance()
             last = step == settings.steps
             stopping = stop.after(step) and not last
             due = last or stopping or step % settings.checkpoint_every == 0
             if due or step % settings.log_every == 0:
-                values = window.flush()  # raises on a non-finite loss, before anything is saved
-                values["learning_rate"] = float(learning_rate(step - 1))
+                try:
+                    values = window.flush()  # raises before anything is saved
+                except NonFiniteError as error:
+                    raise watch.diagnosis.explain(error, mesh, state, frozen) from None
+                watch.diagnosis.forget()
+                checkpoints.look()
+                values |= {"learning_rate": float(learning_rate(step - 1)), **goodput.row()}
                 now = time.monotonic()
                 log.scalars(step, values, (step - since[1]) / (now - since[0]))
                 since = (now, step)
-                watch.captions.look()
+                watch.look()
             if due:
-                checkpoints.save(step, state, stream.get_state())
+                with goodput.aside():
+                    checkpoints.save(step, state, stream.get_state())
             if stopping:
                 message = (
                     f"stopped at step {step} of {settings.steps} and saved; "
                     "the same command goes on from there."
                 )
                 raise Interrupted(message if multihost.is_first() else "", stop.status)
-            watch.score(config, step, state, log)
-            watch.draw(config, step, state, frozen, log)
+            if watch.due(config, step):
+                jax.block_until_ready(state)  # what is still running is time of steps
+                with goodput.aside():
+                    watch.score(config, step, state, log)
+                    watch.draw(config, step, state, frozen, log)
     return state

@@ -101,6 +101,12 @@ def _check_ranges(config: ConfigDict) -> None:
         value = config.train[field]
         if value is not None and not legal(value):
             raise UserError(f"config.train.{field}={value}: legal is {words}.")
+    every, keep = config.train.checkpoint_every, config.train.keep_every
+    if keep is not None and (keep < 1 or keep % every):
+        raise UserError(
+            f"config.train.keep_every={keep}: legal is a multiple of checkpoint_every={every}, "
+            "or None."
+        )
 
 
 def check_sampling(config: ConfigDict, image_shape: tuple[int, int] | None) -> None:

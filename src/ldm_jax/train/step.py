@@ -10,7 +10,13 @@ from jax.sharding import Mesh
 
 from ldm_jax.core.rng import StepKeys
 from ldm_jax.core.types import Array, Batch, PyTree
-from ldm_jax.parallel.sharding import batch_sharding, gather_weights, replicated, shardings
+from ldm_jax.parallel.sharding import (
+    batch_sharding,
+    gather_weights,
+    path_name,
+    replicated,
+    shardings,
+)
 from ldm_jax.tasks.base import Task
 from ldm_jax.train.state import TrainState, ema_decay
 
@@ -43,6 +49,7 @@ def make_train_step(
     accumulation: int = 1,
     max_ema_decay: float = 0.9999,
     not_averaged: Collection[str] = (),
+    detailed: bool = False,
 ) -> TrainStep:
     """Returns `(state, frozen, batch) -> (state, metrics)`, a pure function to be jitted.
 
@@ -60,11 +67,13 @@ def make_train_step(
       accumulation: micro-batches per update.
       max_ema_decay: see `ema_decay`.
       not_averaged: modules whose average is the parameters as they are.
+      detailed: metrics also hold `layer_norms` of every `gradient`, and of the parameters `after`.
     """
 
     def train_step(state: TrainState, frozen: PyTree, batch: Batch):
         params, opt_state, mutable = dict(state.params), dict(state.opt_state), state.mutable
         metrics: dict[str, Array] = {}
+        gradient_norms: dict[str, tuple[Array, Array]] = {}
         for group, modules in task.groups.items():
             gradients, output, mutable = _mean_gradients(
                 task, group, params, mutable, frozen, batch, state.step, seed, accumulation
@@ -81,15 +90,30 @@ def make_train_step(
             metrics |= {f"{prefix}{name}": value for name, value in output.items()}
             metrics[f"{prefix}grad_norm"] = optax.tree.norm(gradients)
             metrics[f"{prefix}update_norm"] = optax.tree.norm(updates)
+            gradient_norms |= layer_norms(gradients) if detailed else {}
         step = state.step + 1
         with jax.named_scope("ema"):
             decay = ema_decay(step, max_ema_decay)
             ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema_params, params)
             ema |= {name: params[name] for name in not_averaged}
         metrics["param_norm"] = optax.tree.norm(params)
-        return TrainState(step, params, ema, opt_state, mutable), metrics
+        more = {"gradient": gradient_norms, "after": layer_norms(params)} if detailed else {}
+        return TrainState(step, params, ema, opt_state, mutable), {**metrics, **more}
 
     return train_step
+
+
+def layer_norms(tree: PyTree) -> dict[str, tuple[Array, Array]]:
+    """Returns (Euclidean norm, numbers that are not finite) of every array, by its path."""
+
+    def look(x: Array) -> tuple[Array, Array]:
+        # Divided by the largest, or the squares of finite numbers would overflow.
+        largest = jnp.maximum(jnp.max(jnp.abs(x)), jnp.finfo(x.dtype).tiny)
+        norm = largest * jnp.sqrt(jnp.sum(jnp.square(x / largest)))
+        return norm, jnp.sum(~jnp.isfinite(x))
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(path): look(leaf) for path, leaf in leaves}
 
 
 def compile_train_step(train_step: TrainStep, mesh: Mesh, state: TrainState, frozen: PyTree) -> Any:

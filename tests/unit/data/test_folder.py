@@ -109,6 +109,36 @@ def test_broken_files_are_replaced_by_the_next_readable_one(broken, caplog):
     assert sum("quarantined" in record.getMessage() for record in caplog.records) == 2
 
 
+@pytest.mark.parametrize("buckets", [None, ((4, 4),)])
+def test_a_number_beyond_the_table_is_set_aside(tmp_path, buckets):
+    """For good: whatever is drawn before, what stands in is the same."""
+    for k in range(8):
+        write_image(tmp_path / f"{k}" / "a.png", 10 * k)
+    source = Folder(str(tmp_path), max_bad_fraction=0.25)
+    sizes = {"batch_size": 8, "image_size": 4, "shuffle": False, "buckets": buckets, "prefetch": 0}
+    stream = make_stream(source, limits={"class": 6}, **sizes)
+    batch = next(stream)
+    assert batch["class"].tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    assert batch["image"][:, 0, 0, 0].tolist() == [0, 10, 20, 30, 40, 50, 0, 0]
+    assert stream.indices.tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    assert source.quarantine == {
+        str(tmp_path / f"{k}" / "a.png"): f"class {k}, but the model has a table of 6"
+        for k in (6, 7)
+    }
+    with pytest.raises(UserError, match=r"3 of 8 images .*class 5, but the model has a table of 5"):
+        next(
+            make_stream(Folder(str(tmp_path), max_bad_fraction=0.25), limits={"class": 5}, **sizes)
+        )
+
+
+def test_images_of_a_pixel_are_set_aside(tmp_path):
+    for name, size in (("a", (1, 1)), ("b", (1, 9)), ("c", (2, 2))):
+        Image.new("RGB", size).save(tmp_path / f"{name}.png")
+    source = Folder(str(tmp_path), max_bad_fraction=0.7)
+    assert source[0]["index"] == source[1]["index"] == 2
+    assert list(source.quarantine.values()) == ["1x1 pixels", "1x9 pixels"]
+
+
 def test_too_many_broken_files_stop_the_run(broken):
     source = Folder(str(broken), max_bad_fraction=0.2)
     message = r"2 of 8 images \(25.0%\) in .*2.png.*at most max_bad_fraction=0.2"
@@ -169,7 +199,9 @@ def test_whole_number_classes_keep_their_order(tmp_path):
     assert source.class_names == ("0", "1", "2", "10")
     assert [source[k]["class"] for k in range(4)] == [3, 2, 0, 1]
     write_rows(tmp_path, [*rows[:3], {"file_name": "1.png", "c": None}])
-    with pytest.raises(UserError, match=r"data.source.class_column: .* has no 'c' in every row"):
+    with pytest.raises(
+        UserError, match=r"1 of 4 images .* \(no 'c' in its row of metadata.jsonl\)"
+    ):
         Folder(str(tmp_path), class_column="c")
 
 

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.data import Shapes
+from ldm_jax.data.folder import Folder
 from ldm_jax.data.pipeline import make_stream
 from ldm_jax.data.source import Source
-from ldm_jax.data.split import split
+from ldm_jax.data.split import example_name, split
 
 
 class Numbered:
@@ -54,6 +56,26 @@ def test_a_stream_never_shows_what_is_held_out():
     seen = {int(x) for _ in range(9) for x in next(stream)["image"][:, 0, 0, 0]}
     assert seen == set(indices(train))
     assert not seen & set(indices(held_out))
+
+
+def test_what_stands_in_for_a_broken_file_is_not_held_out_either(tmp_path):
+    for number in range(12):
+        Image.new("RGB", (4, 4), (number,) * 3).save(tmp_path / f"{number:02d}.png")
+    whole = Folder(str(tmp_path), max_bad_fraction=0.5)
+    train, held_out = split(whole, 6)
+    kept, away = indices(train), indices(held_out)
+    bad = next(k for k, n in enumerate(kept) if (n + 1) % 12 in away)
+    last = kept[-1]
+    for number in (kept[bad], last):
+        (tmp_path / f"{number:02d}.png").write_bytes(b"broken")
+    train, _ = split(Folder(str(tmp_path), max_bad_fraction=0.5), 6)
+    good = [n for n in kept if n not in (kept[bad], last)]
+    following = next(n for n in [*kept[bad:], *good] if n in good)
+    assert indices(train)[bad] == train[bad]["index"] == following
+    assert indices(train)[-1] == train[5]["index"] == good[0]  # round to the beginning
+    assert set(indices(train)) == set(good)
+    assert example_name(train, following) == str(tmp_path / f"{following:02d}.png")
+    assert example_name(Shapes(num_examples=4), 1) is None
 
 
 def test_repr_is_stable_and_tells_splits_apart():

@@ -17,6 +17,8 @@ from ldm_jax.parallel.sharding import placed, shardings
 from ldm_jax.tasks.first_stage import Frozen, LatentScale
 from ldm_jax.train.checkpoint import (
     Checkpoints,
+    SaveError,
+    complete_steps,
     has_frozen,
     read_config,
     restore_frozen,
@@ -40,6 +42,11 @@ def make_state(offset=0.0, width=8):
 
 def abstract(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+
+
+def _save_and_wait(checkpoints, step, data):
+    checkpoints.save(step, make_state(), data)
+    checkpoints.close()
 
 
 def one_device(tree):
@@ -98,6 +105,26 @@ class TestCheckpoints:
         checkpoints.close()
         assert int(got.step) == 3
         assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["2", "3"]
+
+    def test_keeps_milestones_for_ever_beside_the_newest(self, tmp_path):
+        checkpoints = Checkpoints(tmp_path, keep=2, keep_every=4)
+        for step in range(2, 15, 2):
+            checkpoints.save(step, make_state(step), {})
+        checkpoints.close()
+        assert complete_steps(tmp_path) == [4, 8, 12, 14]
+
+    def test_what_cannot_be_written_is_told_in_one_line(self, tmp_path):
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(1, make_state(), {})
+        checkpoints.wait()
+        checkpoints.look()  # all is well
+        text = (
+            f"{tmp_path}/checkpoints: a checkpoint could not be written (TypeError: Object of type "
+            "set is not JSON serializable); the newest whole one is 1. Legal: a folder that can be "
+            "written to, with room; then the same command goes on from there."
+        )
+        with pytest.raises(SaveError, match=f"^{re.escape(text)}$"):
+            _save_and_wait(checkpoints, 2, {"position": {1, 2}})
 
     def test_another_model_is_refused(self, tmp_path):
         checkpoints = Checkpoints(tmp_path)
@@ -161,6 +188,7 @@ def make_config(**changes):
                 "mesh": (-1, 1, 1),
                 "clip_norm": placeholder(float),
                 "ema_conditioner": True,
+                "keep_every": placeholder(int),
             },
             "sample": {"steps": 5, "decode_batch": 4},
         }

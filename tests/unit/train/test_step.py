@@ -10,7 +10,7 @@ import pytest
 
 from ldm_jax.core.rng import Purpose, normal
 from ldm_jax.tasks.base import LossOutput
-from ldm_jax.train.step import init_state, make_train_step
+from ldm_jax.train.step import init_state, layer_norms, make_train_step
 
 ROWS, RATE = 8, 0.1
 BATCH = {
@@ -141,3 +141,27 @@ def test_groups_take_turns_and_train_only_their_own():
     np.testing.assert_allclose(metrics["b/loss"], -((a - 6.0) ** 2), rtol=1e-6)
     names = {f"{g}/{m}" for g in "ab" for m in ("loss", "grad_norm", "update_norm")}
     assert set(metrics) == names | {"param_norm"}
+
+
+def test_details_of_every_layer_add_up():
+    task = TwoPlayers()
+    optimizers, state = start(task)
+    step = make_train_step(task, optimizers, seed=0, detailed=True)
+    after, metrics = jax.jit(step)(state, {}, BATCH)
+    # The gradients by hand: 2 (a - b) at (1, 2), then 6 (a - 3 b) at the new a, 1.2.
+    assert set(metrics["gradient"]) == {"player_a", "player_b"}
+    for name, norm in (("player_a", 2.0), ("player_b", 28.8)):
+        np.testing.assert_allclose(metrics["gradient"][name][0], norm, rtol=1e-6)
+        np.testing.assert_allclose(metrics["after"][name][0], abs(after.params[name]), rtol=1e-6)
+    plain, _ = jax.jit(make_train_step(task, optimizers, seed=0))(state, {}, BATCH)
+    jax.tree.map(np.testing.assert_array_equal, after, plain)
+
+
+def test_norms_of_layers():
+    big, odd = jnp.full(4, 1e30), jnp.array([[1.0, jnp.nan], [jnp.inf, 2.0]])
+    norms = layer_norms({"zero": jnp.zeros(3), "deep": {"big": big}, "odd": odd})
+    assert set(norms) == {"zero", "deep/big", "odd"}
+    assert norms["zero"] == (0.0, 0)
+    np.testing.assert_allclose(norms["deep/big"][0], 2e30, rtol=1e-6)  # its square overflows
+    assert norms["odd"][1] == 2
+    assert not np.isfinite(norms["odd"][0])
