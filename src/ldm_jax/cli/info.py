@@ -40,9 +40,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     apply_overrides(config, overrides)
     facts, table = describe(config)
     if arguments.mesh:
-        where, rows = describe_placement(config, arguments.mesh)
+        where, table = describe_placement(config, arguments.mesh)
         facts |= where
-        table = f"{table}\n\n{rows}"
     if arguments.json:
         print(json.dumps(facts))
         return
@@ -118,23 +117,16 @@ def describe_placement(config: ConfigDict, mesh_text: str) -> tuple[dict[str, An
     parameters and what is frozen alone.
     """
     from ldm_jax.parallel.mesh import make_abstract_mesh, read_mesh_sizes
-    from ldm_jax.parallel.placement import placed_bytes, placement_table, placements
+    from ldm_jax.parallel.placement import placement_table, placements
     from ldm_jax.train.abstract_run import abstract_run
+    from ldm_jax.train.plan import held_bytes
 
     mesh = make_abstract_mesh(read_mesh_sizes(mesh_text))
     run = abstract_run(config)
     rows = placements(mesh, {"params": run.state.params, "frozen": run.frozen})
-    trees = {
-        "params": run.state.params,
-        "ema_params": run.state.ema_params,
-        "optimizer": run.state.opt_state,
-        "mutable": run.state.mutable,
-        "frozen": run.frozen,
-    }
-    sizes = {name: placed_bytes(mesh, tree) for name, tree in trees.items()}
     facts = {
         "mesh": dict(mesh.shape),
-        "bytes_per_device": {**sizes, "total": sum(sizes.values())},
+        "bytes_per_device": held_bytes(run, mesh),
         "placement": [row._asdict() for row in rows],
     }
     return facts, placement_table(rows)

@@ -18,6 +18,7 @@ COMMANDS = {
     "encode": "write the latents of a data set to disk, for training without its images",
     "convert": "write a model in another layout: ldm_jax, diffusers, compvis",
     "info": "print parameters, shapes and the learning rate of a config",
+    "plan": "compile a config for chips that need not be here: memory, FLOPs, largest batch",
     "data": "look through images before training on them, or pack them into few files",
 }
 

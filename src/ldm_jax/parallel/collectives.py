@@ -1,9 +1,9 @@
 """What a compiled program sends between devices, read from its text."""
 
+import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 
@@ -25,7 +25,8 @@ _UNTIL = re.compile(
 )
 
 
-class Traffic(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Traffic:
     """Collectives of one kind in one run of a program.
 
     Attributes:

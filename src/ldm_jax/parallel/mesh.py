@@ -60,7 +60,7 @@ def make_abstract_mesh(shape: Sequence[int]) -> AbstractMesh:
     sizes = tuple(int(size) for size in shape)
     if len(sizes) != 3 or min(sizes) < 1:
         raise UserError(
-            f"mesh={sizes}: no device is counted here. Legal: three positive sizes {MESH_AXES}."
+            f"mesh={sizes}: no devices are counted here. Legal: three positive sizes {MESH_AXES}."
         )
     return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 

@@ -58,6 +58,13 @@ class TooLarge(NamedTuple):
     available_bytes: int
 
 
+class Bound(NamedTuple):
+    """The least seconds that a program could take, and what holds it up."""
+
+    seconds: float
+    limited_by: str
+
+
 class Largest(NamedTuple):
     """The largest batch per device that fits.
 
@@ -119,15 +126,17 @@ def read_too_large(message: str) -> TooLarge | None:
     return None
 
 
-def roofline(cost: Cost, chip: Chip) -> tuple[float, str]:
-    """Returns the least seconds that a chip could take, and what holds it up.
+def roofline(cost: Cost, chip: Chip) -> Bound:
+    """Returns the least time that a chip could take.
 
     The longer of arithmetic and memory traffic at the published peaks (Williams et al. 2009,
     https://doi.org/10.1145/1498765.1498785). What is sent between devices is not in it.
     """
     arithmetic = cost.flops / chip.flops
     traffic = cost.bytes_accessed / chip.bytes_per_second
-    return (arithmetic, "arithmetic") if arithmetic >= traffic else (traffic, "memory traffic")
+    if arithmetic >= traffic:
+        return Bound(arithmetic, "arithmetic")
+    return Bound(traffic, "memory traffic")
 
 
 def largest_batch(

@@ -47,6 +47,19 @@ class AbstractRun(NamedTuple):
     frozen: PyTree
 
 
+class SamplingProgram(NamedTuple):
+    """A program of sampling.
+
+    Attributes:
+      traced: as `jax.jit(f).trace(...)` does; loops of any number of rows, whose costs are those of
+        one.
+      runs: of it for an image.
+    """
+
+    traced: Any
+    runs: int
+
+
 def abstract_run(config: ConfigDict) -> AbstractRun:
     """Returns the run of a configuration.
 
@@ -90,8 +103,10 @@ def trace_train_step(run: AbstractRun, mesh: Mesh, per_device_batch: int) -> Any
         )
 
 
-def trace_sampling(run: AbstractRun, mesh: Mesh, per_device_batch: int) -> dict[str, Any]:
-    """Returns the programs that sampling spends its time in, likewise; {} for other tasks.
+def trace_sampling(
+    run: AbstractRun, mesh: Mesh, per_device_batch: int
+) -> dict[str, SamplingProgram]:
+    """Returns the programs that sampling spends its time in; {} for tasks without sampling.
 
     They are those of `train.sampling.Programs`, for `config.sample`: `evaluation`, a row of the
     sampler's table with guidance where there is any, and `decode`. Captions are encoded, and noise
@@ -101,7 +116,7 @@ def trace_sampling(run: AbstractRun, mesh: Mesh, per_device_batch: int) -> dict[
     if not isinstance(task, LatentDiffusionTask):
         return {}
     size = per_device_batch * batch_shards(mesh)
-    programs = Programs(task, mesh, decode_batch=sample.decode_batch)
+    programs: Any = Programs(task, mesh, decode_batch=sample.decode_batch)
     params = placed(mesh, run.state.ema_params)
     frozen = placed(mesh, abstract_frozen(task, run.config.data.image_size))
     inputs = _rows(mesh, _sampling_inputs(task, size))
@@ -112,7 +127,7 @@ def trace_sampling(run: AbstractRun, mesh: Mesh, per_device_batch: int) -> dict[
     controls = Controls((conditioning,))
     if settings.guidance_scale != 1.0:
         null = jax.eval_shape(lambda p, f: programs.null(size, p, f), params, frozen)
-        scale = jax.ShapeDtypeStruct((size,), jnp.float32)
+        scale: Any = jax.ShapeDtypeStruct((size,), jnp.float32)
         controls = Controls((conditioning,), null=null, scale=scale)
     shape = task.first_stage.latent_shape(task.image_size, task.image_size)
     state = _rows(
@@ -120,12 +135,12 @@ def trace_sampling(run: AbstractRun, mesh: Mesh, per_device_batch: int) -> dict[
     )
     table = _whole(mesh, program_table(settings.rows))
     bounds = _whole(mesh, (jax.ShapeDtypeStruct((), jnp.int32),) * 2)
-    controls = _rows(mesh, controls)
+    evaluation = programs.advance.trace(
+        params, frozen, None, _rows(mesh, controls), state, table, seeds, indices, *bounds
+    )
     return {
-        "evaluation": programs.advance.trace(
-            params, frozen, None, controls, state, table, seeds, indices, *bounds
-        ),
-        "decode": programs.decode.trace(True, frozen, state.z),
+        "evaluation": SamplingProgram(evaluation, len(settings.rows)),
+        "decode": SamplingProgram(programs.decode.trace(True, frozen, state.z), 1),
     }
 
 
