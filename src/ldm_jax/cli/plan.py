@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ldm_jax.cli.config_args import apply_overrides, load_config
 from ldm_jax.core.checks import UserError
@@ -208,12 +208,11 @@ def _check_fits(plan: "Plan") -> None:
         if plan.fits(program) is not False:
             continue
         cost: Any = program.cost
-        fitted = dataclasses.is_dataclass(cost)  # or the compiler gave up
-        needed, has = (
-            (cost.peak_bytes, plan.memory_bytes)
-            if fitted
-            else (cost.needed_bytes, cost.available_bytes)
-        )
+        has = cast(int, plan.memory_bytes)
+        if dataclasses.is_dataclass(cost):
+            needed = cost.peak_bytes
+        else:  # the compiler gave up
+            needed, has = cost.needed_bytes, cost.available_bytes
         best = plan.largest.batch if plan.largest and name == "train_step" else 0
         fewer = f"--batch={best}" if best else "fewer images"
         raise UserError(

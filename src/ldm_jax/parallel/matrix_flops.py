@@ -50,8 +50,7 @@ def _convolution(equation: Any) -> float:
     """Returns the FLOPs of a convolution; zeros between dilated inputs cost nothing."""
     params, kernel = equation.params, equation.invars[1].aval.shape
     outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
-    zeros = math.prod(params["lhs_dilation"]) * params["batch_group_count"]
-    return 2.0 * _size(equation) * math.prod(kernel) / outputs / zeros
+    return 2.0 * _size(equation) * math.prod(kernel) / outputs / math.prod(params["lhs_dilation"])
 
 
 def _repeats(name: str, params: Mapping[str, Any]) -> float:
