@@ -78,17 +78,20 @@ class TestInfo:
         )
 
 
+MESH = (2, 4, 1)
+
+
+@pytest.fixture(scope="module")
+def found(quick):
+    """The plan of a class-conditional model on the eight devices here."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        command("plan", "--config", f"{TINY}:class", "--mesh", "2,4,1", "--json")
+    return json.loads(text.getvalue())
+
+
 class TestPrograms:
-    """The programs of a class-conditional model, compiled for the eight devices here."""
-
-    MESH = (2, 4, 1)
-
-    @pytest.fixture(scope="class")
-    def found(self):
-        text = io.StringIO()
-        with contextlib.redirect_stdout(text):
-            command("plan", "--config", f"{TINY}:class", "--mesh", "2,4,1", "--json")
-        return json.loads(text.getvalue())
+    """The real programs, compiled."""
 
     def test_devices(self, found):
         assert (found["topology"], found["devices"]) == ("local", 8)
@@ -100,7 +103,7 @@ class TestPrograms:
 
     def test_arguments_of_the_train_step_are_the_arrays_that_it_reads(self, found):
         run = abstract_run(load_config(f"{TINY}:class"))
-        mesh = make_abstract_mesh(self.MESH)
+        mesh = make_abstract_mesh(MESH)
         unread = {k: v for k, v in run.frozen.params.items() if k in ("decoder", "post_quant_conv")}
         batch = 16 * 16 * 3 + 4  # uint8 pixels, and a class
         expected = found["held_bytes"]["total"] - placed_bytes(mesh, unread) + batch + 4  # step
