@@ -107,9 +107,10 @@ class TestPrograms:
         unread = {k: v for k, v in run.frozen.params.items() if k in ("decoder", "post_quant_conv")}
         batch = 16 * 16 * 3 + 4  # uint8 pixels, and a class
         expected = found["held_bytes"]["total"] - placed_bytes(mesh, unread) + batch + 4  # step
-        assert found["programs"]["train_step"]["argument_bytes"] == expected
-        # State goes out in the place where it came in; metrics are new.
-        assert found["programs"]["train_step"]["output_bytes"] < 100 * 4
+        step = found["programs"]["train_step"]
+        assert step["argument_bytes"] == expected
+        # State goes out in the place where it came in; what is new are metrics, and where they lie.
+        assert step["output_bytes"] < 0.1 * step["argument_bytes"]
 
     def test_costs(self, found):
         for program in found["programs"].values():

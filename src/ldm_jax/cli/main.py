@@ -114,7 +114,8 @@ def _make_parser() -> tuple[argparse.ArgumentParser, dict[tuple[str, ...], list[
     for name, text in COMMANDS.items():
         parts = SUBCOMMANDS.get(name, {})
         modules = [_module(name, part) for part in parts] or [_module(name)]
-        group = _add_command(commands, name, text, "".join(m.EXAMPLES for m in modules))
+        details = "" if parts else getattr(modules[0], "DETAILS", "")
+        group = _add_command(commands, name, text, "".join(m.EXAMPLES for m in modules), details)
         if not parts:
             flags[name,] = _declare(group, modules[0])
             continue

@@ -1,7 +1,6 @@
 """`ldm-jax plan --config FILE --topology v5e:16x16`: what a run needs on chips elsewhere."""
 
 import argparse
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterator
@@ -83,8 +82,8 @@ def as_facts(plan: "Plan") -> dict[str, Any]:
     for name, program in plan.programs.items():
         facts: dict[str, Any] = {"batch_per_device": program.batch, "runs": program.runs}
         facts["fits"] = plan.fits(program)
-        if dataclasses.is_dataclass(program.cost):
-            cost = program.cost
+        cost: Any = program.cost
+        if program.compiled:
             facts |= {
                 **vars(cost),
                 "collectives": {kind: vars(traffic) for kind, traffic in cost.collectives.items()},
@@ -92,7 +91,7 @@ def as_facts(plan: "Plan") -> dict[str, Any]:
             if (bound := plan.bound(program)) is not None:
                 facts |= {"roofline_seconds": bound.seconds, "limited_by": bound.limited_by}
         else:
-            facts |= program.cost._asdict()
+            facts |= cost._asdict()
         programs[name] = facts
     return {
         "device_kind": plan.device_kind,
@@ -195,7 +194,7 @@ _ROWS: dict[str, Callable[[Any], str]] = {
 
 
 def _cell(show: Callable[[Any], str], program: "Program") -> str:
-    return show(program.cost) if dataclasses.is_dataclass(program.cost) else ""
+    return show(program.compiled) if program.compiled else ""
 
 
 def _pairs(values: dict[Any, Any]) -> str:
@@ -209,9 +208,9 @@ def _check_fits(plan: "Plan") -> None:
             continue
         cost: Any = program.cost
         has = cast(int, plan.memory_bytes)
-        if dataclasses.is_dataclass(cost):
+        if program.compiled:
             needed = cost.peak_bytes
-        else:  # the compiler gave up
+        else:
             needed, has = cost.needed_bytes, cost.available_bytes
         best = plan.largest.batch if plan.largest and name == "train_step" else 0
         fewer = f"--batch={best}" if best else "fewer images"

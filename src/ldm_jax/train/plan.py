@@ -43,6 +43,11 @@ class Program:
     cost: Cost | TooLarge
     runs: int = 1
 
+    @property
+    def compiled(self) -> Cost | None:
+        """What it costs; None where the compiler found no room for it."""
+        return self.cost if isinstance(self.cost, Cost) else None
+
 
 class Rate(NamedTuple):
     """Images per second of all devices.
