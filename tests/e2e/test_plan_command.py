@@ -205,14 +205,14 @@ def on_a_tpu(*arguments):
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1800,
     )
 
 
 @pytest.mark.slow
 @needs_libtpu
 def test_a_slice_that_is_not_here():
-    done = on_a_tpu(f"{TINY}:text", "--topology", "v5e:2x2", "--mesh=-1,2,1", "--json")
+    done = on_a_tpu(f"{TINY}:class", "--topology", "v5e:2x2", "--mesh=-1,2,1", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert (found["device_kind"], found["devices"]) == ("TPU v5 lite", 4)
