@@ -48,6 +48,8 @@ def topology_devices(topology: str) -> list[Any]:
         os.environ.setdefault(name, value)
     # A program for another machine is made by the host; on a TPU machine its chips stay free.
     jax.config.update("jax_platforms", "cpu")
+    # JAX writes programs for devices that are not here to its cache, and cannot read them again.
+    jax.config.update("jax_enable_compilation_cache", False)
     from jax.experimental import topologies
 
     try:
