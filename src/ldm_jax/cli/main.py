@@ -19,6 +19,7 @@ COMMANDS = {
     "encode": "write the latents of a data set to disk, for training without its images",
     "convert": "write a model in another layout: ldm_jax, diffusers, compvis",
     "info": "print parameters, shapes and the learning rate of a config",
+    "plan": "compile a config for chips that need not be here: memory, FLOPs, largest batch",
     "data": "look through images before training on them, or pack them into few files",
 }
 
@@ -128,7 +129,8 @@ def _make_parser() -> tuple[argparse.ArgumentParser, dict[tuple[str, ...], list[
     for name, text in COMMANDS.items():
         parts = SUBCOMMANDS.get(name, {})
         modules = [_module(name, part) for part in parts] or [_module(name)]
-        group = _add_command(commands, name, text, "".join(m.EXAMPLES for m in modules))
+        details = "" if parts else getattr(modules[0], "DETAILS", "")
+        group = _add_command(commands, name, text, "".join(m.EXAMPLES for m in modules), details)
         if not parts:
             flags[name,] = _declare(group, modules[0])
             continue

@@ -1,12 +1,13 @@
 """The device mesh `(data, fsdp, tensor)`."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AbstractMesh, AxisType, Mesh
 
 from ldm_jax.core.axes import BATCH_AXES, MESH_AXES
 from ldm_jax.core.checks import UserError
@@ -37,6 +38,32 @@ def make_mesh(shape: Sequence[int] = (-1, 1, 1), devices: Sequence[Any] | None =
     return jax.make_mesh(
         tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices
     )
+
+
+def read_mesh_sizes(text: str) -> tuple[int, int, int]:
+    """Returns the sizes of `--mesh 2,4,1`.
+
+    Raises:
+      UserError: not three whole numbers.
+    """
+    if not re.fullmatch(r"(-?\d+),(-?\d+),(-?\d+)", text):
+        raise UserError(f"--mesh={text}: legal are three sizes {MESH_AXES}, such as 2,4,1.")
+    data, fsdp, tensor = map(int, text.split(","))
+    return data, fsdp, tensor
+
+
+def make_abstract_mesh(shape: Sequence[int]) -> AbstractMesh:
+    """Returns a mesh of devices that need not exist, to lay arrays out on.
+
+    Raises:
+      UserError: the sizes are not three positive numbers.
+    """
+    sizes = tuple(int(size) for size in shape)
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise UserError(
+            f"mesh={sizes}: no devices are counted here. Legal: three positive sizes {MESH_AXES}."
+        )
+    return AbstractMesh(sizes, MESH_AXES, axis_types=(AxisType.Auto,) * 3)
 
 
 def batch_shards(mesh: Mesh) -> int:

@@ -69,7 +69,7 @@ def partition_spec(
     return PartitionSpec(*spec)
 
 
-def shardings(mesh: Mesh, tree: Any, rules: Sequence[Rule] = RULES) -> Any:
+def shardings(mesh: Mesh | AbstractMesh, tree: Any, rules: Sequence[Rule] = RULES) -> Any:
     """Returns a NamedSharding for every array (or ShapeDtypeStruct) of a pytree."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(
@@ -110,7 +110,7 @@ def _relayout(x: Any, spec: PartitionSpec, gradient_spec: PartitionSpec) -> Any:
     return relayout(x)
 
 
-def placed(mesh: Mesh, abstract: Any, rules: Sequence[Rule] = RULES) -> Any:
+def placed(mesh: Mesh | AbstractMesh, abstract: Any, rules: Sequence[Rule] = RULES) -> Any:
     """Returns ShapeDtypeStructs that carry their sharding, as checkpoints are restored to."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

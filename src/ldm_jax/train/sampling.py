@@ -136,12 +136,14 @@ class Programs:
 
     def put_table(self, rows: Rows) -> Rows:
         """Returns a sampler's table on the devices, at a length that most tables share."""
-        capacity = max(CAPACITY, 1 << (len(rows) - 1).bit_length())
-        table = padded(rows, capacity)
-        table = jax.tree.map(lambda x: x.astype(np.float32), table).replace(
-            index=table.index.astype(np.int32)
-        )
-        return put_whole(table, replicated(self.mesh))
+        return put_whole(program_table(rows), replicated(self.mesh))
+
+
+def program_table(rows: Rows) -> Rows:
+    """Returns a sampler's table as programs take it: float32, and zeros up to a common length."""
+    capacity = max(CAPACITY, 1 << (len(rows) - 1).bit_length())
+    table = jax.tree.map(lambda x: x.astype(np.float32), padded(rows, capacity))
+    return table.replace(index=table.index.astype(np.int32))
 
 
 def bucket_size(count: int, shards: int, per_device_batch: int) -> int:
