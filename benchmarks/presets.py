@@ -58,3 +58,12 @@ PRESETS = {
     # Stable Diffusion 1: 859,520,964 parameters in the U-Net; 512x512 images.
     "sd_v1": _preset(64, (320, 640, 1280, 1280), 768, (128, 256, 512, 512), batch=4),
 }
+
+_SD_V1 = PRESETS["sd_v1"]
+# U-Nets that are trained, on latents and contexts computed beforehand; batches of one device.
+TRAINING = {
+    "smoke": PRESETS["tiny"],
+    "cpu": PRESETS["small"],
+    "sd_v1_256": dataclasses.replace(_SD_V1, unet={**_SD_V1.unet, "sample_size": 32}, batch=64),
+    "sd_v1_512": dataclasses.replace(_SD_V1, batch=16),
+}

@@ -23,8 +23,9 @@ from ml_collections import ConfigDict
 from ldm_jax.core.rng import Purpose, step_key
 from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
+from ldm_jax.parallel.host_memory import check_host_memory, on_device
 from ldm_jax.parallel.mesh import check_batch_size, make_mesh
-from ldm_jax.parallel.sharding import placed, put_batch, shardings
+from ldm_jax.parallel.sharding import put_batch, shardings
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
@@ -53,6 +54,7 @@ from ldm_jax.train.frozen import (
 )
 from ldm_jax.train.grids import Grid, make_grid
 from ldm_jax.train.hooks import CutCaptions, RunLog
+from ldm_jax.train.layout import placed_state, state_shardings
 from ldm_jax.train.load import load_component, open_start
 from ldm_jax.train.lock import workdir_lock
 from ldm_jax.train.metrics import MetricWindow
@@ -73,7 +75,7 @@ class Watch(NamedTuple):
         """Evaluates where it is due."""
         due = step == config.train.steps or step % max(1, config.evaluation.every) == 0
         if self.evaluation is not None and due:
-            log.scores(step, self.evaluation.run(state))
+            log.scores(step, self.evaluation.run(_reachable(state)))
 
     def draw(
         self, config: ConfigDict, step: int, state: TrainState, frozen: PyTree, log: RunLog
@@ -81,7 +83,13 @@ class Watch(NamedTuple):
         """Draws where it is due."""
         due = step == config.train.steps or step % config.train.sample_every == 0
         if self.grid is not None and due:
-            log.images(step, self.grid.name, self.grid.draw(state, frozen), self.grid.columns)
+            images = self.grid.draw(_reachable(state), frozen)
+            log.images(step, self.grid.name, images, self.grid.columns)
+
+
+def _reachable(state: TrainState) -> TrainState:
+    """Returns a state whose averages are in device memory, where programs but the step want them."""
+    return dataclasses.replace(state, ema_params=on_device(state.ema_params))
 
 
 def train(config: ConfigDict, workdir: str | Path) -> TrainState:
@@ -94,6 +102,8 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     check_run(config, workdir)
     mesh = make_mesh(config.train.mesh)
     check_batch_size(mesh, config.train.batch_size, config.train.accumulation)
+    if config.train.ema_on_host:
+        check_host_memory(mesh, "config.train.ema_on_host")
     config = config.copy_and_resolve_references()  # the caller's stays as it is
     tokenizer = assemble.build_tokenizer(config)
     assemble.keep_text(config, tokenizer)
@@ -135,7 +145,9 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             max_ema_decay=config.train.ema_decay,
             not_averaged=assemble.not_averaged(config, task),
         )
-        step_fn = compile_train_step(train_step, mesh, abstract, frozen)
+        step_fn = compile_train_step(
+            train_step, mesh, abstract, frozen, ema_on_host=config.train.ema_on_host
+        )
         # Of a source beside the cache, only the conditioner could make a condition.
         beside = bool(cached and config.data.get("evaluation_source"))
         shown = source if beside else held_out or source
@@ -199,9 +211,11 @@ def _restore_or_init(
 ) -> TrainState:
     step = checkpoints.latest_step()
     if step is None:
-        state = jax.jit(init, out_shardings=shardings(mesh, abstract))()
+        layout = state_shardings(mesh, abstract, ema_on_host=config.train.ema_on_host)
+        state = jax.jit(init, out_shardings=layout)()
         return _start_from(config, mesh, task, state) if config.train.init_from else state
-    state, data_state = checkpoints.restore(step, placed(mesh, abstract))
+    wanted = placed_state(mesh, abstract, ema_on_host=config.train.ema_on_host)
+    state, data_state = checkpoints.restore(step, wanted)
     stream.set_state(data_state)
     logging.info("resumed at step %d of %d", step, config.train.steps)
     return state
@@ -219,7 +233,10 @@ def _start_from(config: ConfigDict, mesh: Mesh, task: Task, state: TrainState) -
             autoencoder = load_component(model, "first_stage", mesh)
             params = {**state.params, "autoencoder": autoencoder}
     logging.info("starting from %s", config.train.init_from)
-    return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+    ema = jax.tree.map(
+        lambda p, e: jax.device_put(jnp.copy(p), e.sharding), params, state.ema_params
+    )
+    return dataclasses.replace(state, params=params, ema_params=ema)
 
 
 def _run(

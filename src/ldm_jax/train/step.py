@@ -12,6 +12,7 @@ from ldm_jax.core.rng import StepKeys
 from ldm_jax.core.types import Array, Batch, PyTree
 from ldm_jax.parallel.sharding import batch_sharding, gather_weights, replicated, shardings
 from ldm_jax.tasks.base import Task
+from ldm_jax.train.layout import state_shardings
 from ldm_jax.train.state import TrainState, ema_decay
 
 TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, dict]]
@@ -84,7 +85,9 @@ def make_train_step(
         step = state.step + 1
         with jax.named_scope("ema"):
             decay = ema_decay(step, max_ema_decay)
-            ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema_params, params)
+            # Averages may lie in host memory; where they do not, this is the identity.
+            before = jax.device_put(state.ema_params, jax.memory.Space.Device)
+            ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), before, params)
             ema |= {name: params[name] for name in not_averaged}
         metrics["param_norm"] = optax.tree.norm(params)
         return TrainState(step, params, ema, opt_state, mutable), metrics
@@ -92,16 +95,24 @@ def make_train_step(
     return train_step
 
 
-def compile_train_step(train_step: TrainStep, mesh: Mesh, state: TrainState, frozen: PyTree) -> Any:
+def compile_train_step(
+    train_step: TrainStep,
+    mesh: Mesh,
+    state: TrainState,
+    frozen: PyTree,
+    *,
+    ema_on_host: bool = False,
+) -> Any:
     """Returns `train_step` under `jit` for one mesh; `state` is donated.
 
     Args:
       train_step: of `make_train_step`.
       mesh: also the mesh in whose context (`jax.set_mesh`) the result is called.
-      state: arrays or shapes; they are laid out by `shardings`.
-      frozen: likewise.
+      state: arrays or shapes; they are laid out by `state_shardings`.
+      frozen: likewise, by `shardings`.
+      ema_on_host: see `state_shardings`.
     """
-    layout = shardings(mesh, state)
+    layout = state_shardings(mesh, state, ema_on_host=ema_on_host)
     return jax.jit(
         train_step,
         in_shardings=(layout, shardings(mesh, frozen), batch_sharding(mesh)),
