@@ -88,7 +88,7 @@ class Watch(NamedTuple):
 
 
 def _reachable(state: TrainState) -> TrainState:
-    """Returns a state whose averages are in device memory, where programs but the step want them."""
+    """Returns a state whose averages are in device memory, where all but the step want them."""
     return dataclasses.replace(state, ema_params=on_device(state.ema_params))
 
 
