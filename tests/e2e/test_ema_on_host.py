@@ -23,6 +23,7 @@ def kinds(state):
     return {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.ema_params)}
 
 
+@pytest.mark.slow  # tests/unit/train/test_layout.py holds the step and the checkpoints
 def test_a_run_may_move_its_averages_to_the_host_and_back(tmp_path):
     """With pictures at step 2, by a program that wants the averages on the device."""
     usual, moved, third = (tmp_path / name for name in ("usual", "moved", "third"))

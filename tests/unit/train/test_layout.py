@@ -9,6 +9,7 @@ import pytest
 from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.parallel.sharding import put_batch, replicated
 from ldm_jax.tasks.base import LossOutput
+from ldm_jax.train.checkpoint import Checkpoints
 from ldm_jax.train.layout import placed_state, state_shardings
 from ldm_jax.train.step import compile_train_step, init_state, make_train_step
 
@@ -77,3 +78,19 @@ def test_steps_are_the_same_to_the_bit(shape):
     assert kinds == {"pinned_host"}
     average, now = (np.asarray(x["model"]["w"]) for x in (there.ema_params, there.params))
     assert np.abs(average - now).min() > 0.01
+
+
+def test_a_checkpoint_knows_no_difference(tmp_path):
+    """Saved with averages on the host it is restored without, and the other way round."""
+    mesh = make_mesh(MESH)
+    for saved_on_host in (True, False):
+        _, state, abstract = make(mesh, saved_on_host)
+        checkpoints = Checkpoints(tmp_path / str(saved_on_host))
+        checkpoints.save(1, state, {"position": 1})
+        checkpoints.wait()
+        wanted = placed_state(mesh, abstract, ema_on_host=not saved_on_host)
+        got, _ = checkpoints.restore(1, wanted)
+        checkpoints.close()
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(got), jax.device_get(state))
+        for leaf, asked in zip(*map(jax.tree.leaves, (got, wanted)), strict=True):
+            assert leaf.sharding == asked.sharding
