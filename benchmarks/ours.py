@@ -25,7 +25,7 @@ from ldm_jax.train.sampling import Programs
 
 GUIDANCE = 7.5
 # The fields that diffusers' classes have by default and our reader insists on.
-_UNET = {
+UNET_DEFAULTS = {
     "_class_name": "UNet2DConditionModel",
     "layers_per_block": 2,
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
@@ -34,7 +34,7 @@ _UNET = {
 _VAE = {"_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3}
 
 
-def _weights(rng: np.random.Generator, like: Any) -> Any:
+def random_weights(rng: np.random.Generator, like: Any) -> Any:
     """Returns kernels that keep the size of what they map, and ones for scales and biases."""
     if like.ndim < 2:
         return jnp.ones(like.shape, like.dtype)
@@ -51,12 +51,14 @@ class Ours:
         self.preset, self.compile_s = preset, {}
         types = {"dtype": jnp.dtype(dtype), "param_dtype": jnp.dtype(dtype)}
         vae, self.scale_factor = first_stage_settings({**_VAE, **preset.vae}, "vae")
-        self.unet = build("unet", NETWORKS, {**unet_settings({**_UNET, **preset.unet}), **types})
+        self.unet = build(
+            "unet", NETWORKS, {**unet_settings({**UNET_DEFAULTS, **preset.unet}), **types}
+        )
         self.vae = build("first stage", FIRST_STAGES, {**vae, **types})
         self.schedule = make_schedule(start=0.00085, end=0.012)
         self.rows = ddim(make_levels(self.schedule, preset.steps))
         rng = np.random.default_rng(0)
-        self.params = jax.tree.map(lambda x: _weights(rng, x), self._shapes())
+        self.params = jax.tree.map(lambda x: random_weights(rng, x), self._shapes())
         size, width = preset.latent_shape[0], preset.unet["cross_attention_dim"]
         task = LatentDiffusionTask(
             self.unet,

@@ -58,3 +58,18 @@ PRESETS = {
     # Stable Diffusion 1: 859,520,964 parameters in the U-Net; 512x512 images.
     "sd_v1": _preset(64, (320, 640, 1280, 1280), 768, (128, 256, 512, 512), batch=4),
 }
+
+_TINY, _SD_V1 = PRESETS["tiny"], PRESETS["sd_v1"]
+_TWO_LEVELS = {
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+}
+# U-Nets that are trained, on latents and contexts computed beforehand; batches of one device.
+TRAINING = {
+    "smoke": dataclasses.replace(_TINY, unet={**_TINY.unet, **_TWO_LEVELS}),
+    "cpu": PRESETS["small"],
+    "sd_v1_256": dataclasses.replace(_SD_V1, unet={**_SD_V1.unet, "sample_size": 32}, batch=64),
+    "sd_v1_512": dataclasses.replace(_SD_V1, batch=16),
+}

@@ -9,40 +9,14 @@ of the whole process, hence printed only with `--peers none`.
 
 import argparse
 import json
-import os
-import platform
 import resource
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rounds import environment, interleaved, one_device
+
 WHAT = ("forward", "sample")
-
-
-def interleaved(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, dict[str, float]]:
-    """Returns median and quartiles of seconds by name; in each round everybody runs once."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeats + 1):  # the first round warms up
-        for name, run in runs.items():
-            wall = time.perf_counter()
-            run()
-            if turn:
-                seconds[name].append(time.perf_counter() - wall)
-    return {name: _spread(values) for name, values in seconds.items()}
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(values)
-    last = len(ordered) - 1
-    return {
-        "median": statistics.median(ordered),
-        "quartile_1": ordered[last // 4],
-        "quartile_3": ordered[last - last // 4],
-        "repeats": len(ordered),
-    }
 
 
 def make_contenders(preset: Any, dtype: str, device: str, peers: Sequence[str]) -> list[Any]:
@@ -96,25 +70,6 @@ def markdown(records: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-def environment() -> dict[str, Any]:
-    """Returns hardware and versions."""
-    import jax
-
-    versions = {}
-    for package in ("jax", "jaxlib", "flax", "torch", "diffusers"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return {
-        "device": jax.devices()[0].device_kind,
-        "machine": platform.processor() or platform.machine(),
-        "cpus": os.cpu_count(),
-        "load": os.getloadavg(),
-        "versions": versions,
-    }
-
-
 def main() -> None:
     """Measures what the command line asks for; writes results.json and prints a table."""
     from presets import PRESETS
@@ -129,11 +84,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    # One device for both libraries; neither takes the GPU whole. Idle OpenMP threads sleep, for
-    # spinning they would take the cores from the contender whose turn is next.
-    os.environ["JAX_PLATFORMS"] = args.device
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    one_device(args.device)
     preset = PRESETS[args.preset]
     peers = [] if args.peers == "none" else args.peers.split(",")
     contenders = make_contenders(preset, args.dtype, args.device, peers)

@@ -103,12 +103,18 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     config = _config(source, arguments, overrides)
     out = Path(arguments.out or (source / "out" if arguments.workdir else "out"))
     with processes.one_of_many(arguments, overrides):
-        _sample(source, config, lines, out, arguments)
+        _sample(source, config, (lines, conditions), out, arguments)
 
 
 def _sample(
-    source: Path, config: Any, lines: list[str], out: Path, arguments: argparse.Namespace
+    source: Path,
+    config: Any,
+    read: tuple[list[str], dict[str, Any]],
+    out: Path,
+    arguments: argparse.Namespace,
 ) -> None:
+    """Draws what was read: lines of prompts or classes, and other conditions."""
+    lines, conditions = read
     from ldm_jax.cli.sample_files import SampleFolder
     from ldm_jax.pipeline import Pipeline
     from ldm_jax.train.preflight import check_folder, check_sampling

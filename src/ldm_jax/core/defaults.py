@@ -28,6 +28,7 @@ def base_config() -> ConfigDict:
         "ema_decay": 0.9999,
         # Differs from the reference, which averages the U-Net alone: its form is False.
         "ema_conditioner": True,
+        "ema_on_host": False,  # keep the averages in host memory, split as they would be
         "log_every": 50,
         "checkpoint_every": 1000,
         "keep_checkpoints": 2,  # the newest
@@ -55,7 +56,10 @@ def base_config() -> ConfigDict:
 
 
 # Fields that stored configurations may lack, as they came with a later version.
-_LATER = {"sample": ("decode_batch",), "train": ("ema_conditioner", "keep_every")}
+_LATER = {
+    "sample": ("decode_batch",),
+    "train": ("ema_conditioner", "keep_every", "ema_on_host"),
+}
 
 
 def fill_defaults(config: ConfigDict) -> ConfigDict:

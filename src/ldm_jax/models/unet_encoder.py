@@ -43,10 +43,10 @@ class UNetEncoder(nn.Module):
       resblock_updown: residual blocks change the resolution instead of convolutions.
       dropout: rate in the residual blocks; randomness from the 'dropout' stream.
       num_groups: of the group normalisations; must divide every width.
-      remat: what the backward pass computes again, of `ldm_jax.nn.remat.REMAT`: 'none', 'elementwise'
-        (what is not a convolution or a matrix product), 'attention' (attention and transformer
-        blocks), 'blocks' (every block), 'dots' (every block but its matrix products), 'offload'
-        (likewise, with these in the host's memory).
+      remat: what the backward pass computes again, of `ldm_jax.nn.remat.REMAT`: 'none',
+        'elementwise' (what is not a convolution or a matrix product), 'attention' (attention and
+        transformer blocks), 'blocks' (every block), 'dots' (every block but its matrix products),
+        'offload' (likewise, with these in the host's memory).
       attention_impl: see `ldm_jax.nn.attention.attend`.
       dtype: type of the computation; statistics, softmax and time embedding are float32.
       param_dtype: type of the parameters.

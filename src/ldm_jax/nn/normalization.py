@@ -25,9 +25,9 @@ class GroupNorm(nn.Module):
     Wu & He 2018, https://arxiv.org/abs/1803.08494, equation 1; the variance is the biased one.
     [b, h, w, c] -> [b, h, w, c]; parameters `scale` and `bias`, [c].
 
-    Maps are read once for the statistics and once for the result. E[x^2] - E[x]^2 would cancel where
-    a mean is large; about a pixel of the map itself it does not, and statistics of channels
-    combine to those of groups without touching the map again.
+    Maps are read once for the statistics and once for the result. E[x^2] - E[x]^2 would cancel
+    where a mean is large; about a pixel of the map itself it does not, and the statistics of
+    channels combine to those of groups without touching the map again.
 
     Attributes:
       num_groups: must divide c.

@@ -25,8 +25,9 @@ from ldm_jax.core.rng import Purpose, step_key
 from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
 from ldm_jax.parallel import multihost
+from ldm_jax.parallel.host_memory import check_host_memory, on_device
 from ldm_jax.parallel.mesh import batch_block, check_batch_size, make_mesh
-from ldm_jax.parallel.sharding import placed, put_batch, put_whole, shardings
+from ldm_jax.parallel.sharding import put_batch, put_whole, shardings
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
@@ -57,6 +58,7 @@ from ldm_jax.train.frozen import (
 from ldm_jax.train.goodput import Goodput, spent_before
 from ldm_jax.train.grids import Grid, make_grid
 from ldm_jax.train.hooks import METRICS_FILE, CutCaptions, QuarantineLog, RunLog
+from ldm_jax.train.layout import placed_state, state_shardings
 from ldm_jax.train.load import load_component, open_start
 from ldm_jax.train.lock import workdir_lock
 from ldm_jax.train.metrics import MetricWindow, NonFiniteError
@@ -98,7 +100,7 @@ class Watch(NamedTuple):
         """Evaluates where it is due."""
         due = step == config.train.steps or step % max(1, config.evaluation.every) == 0
         if self.evaluation is not None and due:
-            log.scores(step, self.evaluation.run(state))
+            log.scores(step, self.evaluation.run(_reachable(state)))
 
     def draw(
         self, config: ConfigDict, step: int, state: TrainState, frozen: PyTree, log: RunLog
@@ -106,7 +108,13 @@ class Watch(NamedTuple):
         """Draws where it is due."""
         due = step == config.train.steps or step % config.train.sample_every == 0
         if self.grid is not None and due:
-            log.images(step, self.grid.name, self.grid.draw(state, frozen), self.grid.columns)
+            images = self.grid.draw(_reachable(state), frozen)
+            log.images(step, self.grid.name, images, self.grid.columns)
+
+
+def _reachable(state: TrainState) -> TrainState:
+    """Returns a state whose averages are in device memory, where all but the step want them."""
+    return dataclasses.replace(state, ema_params=on_device(state.ema_params))
 
 
 def train(config: ConfigDict, workdir: str | Path) -> TrainState:
@@ -123,6 +131,8 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     mesh = make_mesh(config.train.mesh)
     check_batch_size(mesh, config.train.batch_size, config.train.accumulation)
     block = batch_block(mesh)
+    if config.train.ema_on_host:
+        check_host_memory(mesh, "config.train.ema_on_host")
     config = config.copy_and_resolve_references()  # the caller's stays as it is
     check_pod(config, workdir, f"--workdir={workdir}")
     tokenizer = assemble.build_tokenizer(config)
@@ -179,7 +189,13 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
             not_averaged=assemble.not_averaged(config, task),
         )
         step_fn, detailed_step_fn = (
-            compile_train_step(make_step(detailed=detailed), mesh, abstract, frozen)
+            compile_train_step(
+                make_step(detailed=detailed),
+                mesh,
+                abstract,
+                frozen,
+                ema_on_host=config.train.ema_on_host,
+            )
             for detailed in (False, True)  # the second is compiled only if it is called
         )
         # Of a source beside the cache, only the conditioner could make a condition.
@@ -247,9 +263,11 @@ def _restore_or_init(
     step = checkpoints.latest_step()
     multihost.check_same("the newest checkpoint", step, _SHARED)
     if step is None:
-        state = jax.jit(init, out_shardings=shardings(mesh, abstract))()
+        layout = state_shardings(mesh, abstract, ema_on_host=config.train.ema_on_host)
+        state = jax.jit(init, out_shardings=layout)()
         return _start_from(config, mesh, task, state) if config.train.init_from else state
-    state, data_state = checkpoints.restore(step, placed(mesh, abstract))
+    wanted = placed_state(mesh, abstract, ema_on_host=config.train.ema_on_host)
+    state, data_state = checkpoints.restore(step, wanted)
     stream.set_state(data_state)
     return state
 
@@ -266,7 +284,10 @@ def _start_from(config: ConfigDict, mesh: Mesh, task: Task, state: TrainState) -
             autoencoder = load_component(model, "first_stage", mesh)
             params = {**state.params, "autoencoder": autoencoder}
     logging.info("starting from %s", config.train.init_from)
-    return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+    ema = jax.tree.map(
+        lambda p, e: jax.device_put(jnp.copy(p), e.sharding), params, state.ema_params
+    )
+    return dataclasses.replace(state, params=params, ema_params=ema)
 
 
 def _run(

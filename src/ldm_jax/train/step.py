@@ -18,6 +18,7 @@ from ldm_jax.parallel.sharding import (
     shardings,
 )
 from ldm_jax.tasks.base import Task
+from ldm_jax.train.layout import state_shardings
 from ldm_jax.train.state import TrainState, ema_decay
 
 TrainStep = Callable[[TrainState, PyTree, Batch], tuple[TrainState, dict]]
@@ -94,7 +95,9 @@ def make_train_step(
         step = state.step + 1
         with jax.named_scope("ema"):
             decay = ema_decay(step, max_ema_decay)
-            ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema_params, params)
+            # Averages may lie in host memory; where they do not, this is the identity.
+            before = jax.device_put(state.ema_params, jax.memory.Space.Device)
+            ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), before, params)
             ema |= {name: params[name] for name in not_averaged}
         metrics["param_norm"] = optax.tree.norm(params)
         more = {"gradient": gradient_norms, "after": layer_norms(params)} if detailed else {}
@@ -116,16 +119,24 @@ def layer_norms(tree: PyTree) -> dict[str, tuple[Array, Array]]:
     return {path_name(path): look(leaf) for path, leaf in leaves}
 
 
-def compile_train_step(train_step: TrainStep, mesh: Mesh, state: TrainState, frozen: PyTree) -> Any:
+def compile_train_step(
+    train_step: TrainStep,
+    mesh: Mesh,
+    state: TrainState,
+    frozen: PyTree,
+    *,
+    ema_on_host: bool = False,
+) -> Any:
     """Returns `train_step` under `jit` for one mesh; `state` is donated.
 
     Args:
       train_step: of `make_train_step`.
       mesh: also the mesh in whose context (`jax.set_mesh`) the result is called.
-      state: arrays or shapes; they are laid out by `shardings`.
-      frozen: likewise.
+      state: arrays or shapes; they are laid out by `state_shardings`.
+      frozen: likewise, by `shardings`.
+      ema_on_host: see `state_shardings`.
     """
-    layout = shardings(mesh, state)
+    layout = state_shardings(mesh, state, ema_on_host=ema_on_host)
     return jax.jit(
         train_step,
         in_shardings=(layout, shardings(mesh, frozen), batch_sharding(mesh)),
