@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 def _sample(
     source: Path,
     config: Any,
-    read: tuple[list[str], dict[str, Any]],
+    read: tuple[list[str], dict[str, Any] | None],
     out: Path,
     arguments: argparse.Namespace,
 ) -> None:

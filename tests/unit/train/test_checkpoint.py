@@ -189,6 +189,7 @@ def make_config(**changes):
                 "clip_norm": placeholder(float),
                 "ema_conditioner": True,
                 "keep_every": placeholder(int),
+                "ema_on_host": False,
             },
             "sample": {"steps": 5, "decode_batch": 4},
         }
