@@ -26,12 +26,14 @@ def unconditional(config):
     config.task.conditioner = {"name": "none"}
     config.task.condition_drop_rate = 0.0
     config.task.model.transformer_depth = 0
+    config.task.model.attention_factors = (1, 2)
     config.sample.guidance_scale = 1.0
 
 
 def class_label(config):
     """One of 24 classes, colour and shape, as a token and an embedding."""
     config.task.conditioner = {"name": "class_label", "num_classes": 24, "dim": 64}
+    config.task.model.attention_factors = (1, 2)  # where the object goes is for all pixels to agree
 
 
 def two_objects(config):
@@ -40,6 +42,7 @@ def two_objects(config):
     config.data.tokenizer.vocabulary = RELATIONS_VOCABULARY
     config.data.tokenizer.length = 20
     config.task.conditioner.update(vocab_size=len(RELATIONS_VOCABULARY) + 2, length=20)
+    config.task.model.attention_factors = (1, 2)  # cells of 8 pixels would lie across two objects
 
 
 def layout(config):
@@ -47,6 +50,7 @@ def layout(config):
     config.data.source.update(min_objects=1, max_objects=3)
     config.data.derive = {"layout": {"num_objects": 3, "vocab_size": 1025}}  # 32 × 32 corners
     config.task.conditioner.update(key="layout", vocab_size=1025, length=11)
+    config.task.model.attention_factors = (1, 2)
 
 
 def semantic(config):
@@ -81,13 +85,15 @@ def super_resolution(config):
 def inpainting(config):
     """The latent of the image with holes and the mask of these, concatenated to the latent.
 
-    Holes are smaller than an object: of what is hidden whole, nobody can know that it was there.
+    Nine objects, as many as there is room for, and holes smaller than one of them: of what is hidden
+    whole, nobody can know that it was there.
 
     Masks of one's own, beside the images of a folder, take the place of random ones with
     --config.data.derive.mask=None.
     """
-    config.data.source.update(min_objects=3, max_objects=6)
-    mask = {"min_width": 0.06, "max_width": 0.1, "min_box": 0.1, "max_box": 0.2}
+    config.data.source.update(min_objects=9, max_objects=9)
+    config.task.mask_cells = "share"  # strokes are as thin as a cell
+    mask = {"min_width": 0.1, "max_width": 0.16, "min_box": 0.12, "max_box": 0.25}
     config.data.derive = {"mask": mask}
     shape = (_LATENT, _LATENT, _CHANNELS + 1)
     config.task.conditioner = {
@@ -124,9 +130,10 @@ def _embedded(config, key, tokens):
     config.train.steps = 4000  # of these, 2000 follow the neighbours in 72 % of the images
 
 
-# What is told where it goes, pixel by pixel, is learned sooner than what words or tokens tell.
-STEPS = {"class": 1500, "semantic": 1800, "super_resolution": 1200, "inpainting": 2400}
-STEPS |= {"two_objects": 5000, "layout": 4000}
+# What is told where it goes, pixel by pixel, is learned sooner than what words or tokens tell, and
+# this sooner than what has no place.
+STEPS = {"super_resolution": 1200, "semantic": 1800, "layout": 4000, "unconditional": 4000}
+STEPS |= {"class": 5000, "two_objects": 5000, "inpainting": 5000}
 
 TASKS = {
     "unconditional": unconditional,

@@ -28,6 +28,19 @@ from ldm_jax.tasks.latent_task import LatentTask, table_limits
 
 # What conditioners of inpainting models read.
 MASKED_IMAGE = "masked_image"
+
+
+def _first_pixel(hidden: Array, size: int) -> Array:
+    return jnp.round(hidden[:, ::size, ::size])
+
+
+def _share(hidden: Array, size: int) -> Array:
+    b, h, w, c = hidden.shape
+    return hidden.reshape(b, h // size, size, w // size, size, c).mean(axis=(2, 4))
+
+
+# How a mask [b, H, W, 1] of zeros and ones becomes one of cells of size x size pixels.
+MASK_CELLS = {"first_pixel": _first_pixel, "share": _share}
 # (frozen, images [b, H, W, C] in [-1, 1]) -> scaled latents [b, h, w, c]
 Encode = Callable[[Frozen, Array], Array]
 
@@ -54,6 +67,8 @@ class LatentDiffusionTask(LatentTask):
       learn_variance: the network has a second half of channels, which say where the variance of the
         reverse process lies (Nichol and Dhariwal 2021, arXiv 2102.09672, section 3.1).
       vlb_weight: lambda of L_hybrid = L_simple + lambda L_vlb, where that is learned.
+      mask_cells: what a model of inpainting is told of the mask in a latent's cell: its
+        'first_pixel', as in the reference, which misses thin strokes; or the 'share' that is hidden.
     """
 
     model: Any
@@ -68,8 +83,10 @@ class LatentDiffusionTask(LatentTask):
     condition_drop_rate: float = 0.1
     learn_variance: bool = False
     vlb_weight: float = 0.001
+    mask_cells: str = "first_pixel"
 
     def __post_init__(self):
+        check_in("task.mask_cells", self.mask_cells, MASK_CELLS)
         check_in("task.parameterization", self.parameterization, PARAMETERIZATIONS)
         check_in("task.loss_name", self.loss_name, LOSSES)
         rates = {
@@ -231,8 +248,8 @@ class LatentDiffusionTask(LatentTask):
     ) -> Batch:
         """Returns the batch with `masked_image` [b, h, w, c + 1], if the conditioner reads it.
 
-        The latent of the image with its holes at -1, and the mask at each latent's first pixel, -1
-        or 1, as in the reference (facts: scripts/inpaint.py; its training code was not released).
+        The latent of the image with its holes at -1, and the mask of its cells in -1 to 1, as in
+        the reference (facts: scripts/inpaint.py; its training code was not released).
         """
         if MASKED_IMAGE not in self.conditioner.inputs or MASKED_IMAGE in batch:
             return batch
@@ -240,7 +257,7 @@ class LatentDiffusionTask(LatentTask):
         images = (to_float_images(batch["image"]) + 1) * (1 - hidden) - 1
         z = jax.lax.stop_gradient((encode or self.first_stage.encode_mode)(frozen, images))
         f = self.first_stage.model.downsampling_factor
-        cells = jnp.round(hidden[:, ::f, ::f]) * 2 - 1
+        cells = MASK_CELLS[self.mask_cells](hidden, f) * 2 - 1
         return {**batch, MASKED_IMAGE: jnp.concatenate([z, cells], axis=-1)}
 
     def null_condition(self, params: PyTree, frozen: Frozen, batch_size: int = 1) -> Conditioning:

@@ -19,7 +19,7 @@ from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.samplers.base import initial_noise
 from ldm_jax.samplers.ddim import ddim
 from ldm_jax.tasks.first_stage import Answered, Frozen
-from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.tasks.latent_diffusion import MASK_CELLS, LatentDiffusionTask
 
 T, SEED, STEP = 50, 5, 3
 SCHEDULE = make_schedule(num_timesteps=T)
@@ -200,6 +200,7 @@ def test_sample_shapes_and_seed():
             "task.parameterization: got 'epsilon'; did you mean 'eps'? Legal: eps, x0, v.",
         ),
         ({"loss_name": "huber"}, "task.loss_name: got 'huber'. Legal: l1, l2."),
+        ({"mask_cells": "mean"}, "task.mask_cells: got 'mean'. Legal: first_pixel, share."),
     ],
 )
 def test_unknown_names(fields, text):
@@ -390,3 +391,13 @@ def test_answers_from_a_cache_are_answers_of_the_conditioner():
         for f, b in ((frozen, BATCH), (answered, batch))
     ]
     np.testing.assert_allclose(images[1], images[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [("first_pixel", [[0.0, 1.0], [0.0, 1.0]]), ("share", [[0.25, 1.0], [0.0, 0.5]])],
+)
+def test_a_mask_becomes_one_of_cells(how, expected):
+    mask = np.array([[0, 0, 1, 1], [0, 1, 1, 1], [0, 0, 1, 0], [0, 0, 1, 0]], np.float32)
+    cells = MASK_CELLS[how](jnp.asarray(mask)[None, :, :, None], 2)
+    np.testing.assert_array_equal(cells[0, :, :, 0], expected)
