@@ -85,8 +85,8 @@ def super_resolution(config):
 def inpainting(config):
     """The latent of the image with holes and the mask of these, concatenated to the latent.
 
-    Nine objects, as many as there is room for, and holes smaller than one of them: of what is hidden
-    whole, nobody can know that it was there.
+    Nine objects, as many as there is room for, and holes smaller than one of them: of what is
+    hidden whole, nobody can know that it was there.
 
     Masks of one's own, beside the images of a folder, take the place of random ones with
     --config.data.derive.mask=None.

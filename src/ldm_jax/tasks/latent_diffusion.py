@@ -68,7 +68,8 @@ class LatentDiffusionTask(LatentTask):
         reverse process lies (Nichol and Dhariwal 2021, arXiv 2102.09672, section 3.1).
       vlb_weight: lambda of L_hybrid = L_simple + lambda L_vlb, where that is learned.
       mask_cells: what a model of inpainting is told of the mask in a latent's cell: its
-        'first_pixel', as in the reference, which misses thin strokes; or the 'share' that is hidden.
+        'first_pixel', as in the reference, which misses thin strokes; or the 'share' that is
+        hidden.
     """
 
     model: Any
