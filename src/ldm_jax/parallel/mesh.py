@@ -35,9 +35,27 @@ def make_mesh(shape: Sequence[int] = (-1, 1, 1), devices: Sequence[Any] | None =
         raise UserError(
             f"mesh={tuple(shape)}: the sizes must multiply to this run's {len(devices)} device(s)."
         )
-    return jax.make_mesh(
-        tuple(sizes), MESH_AXES, axis_types=(AxisType.Auto,) * len(sizes), devices=devices
-    )
+    types = (AxisType.Auto,) * len(sizes)
+    mesh = jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=types, devices=devices)
+    placed = mesh.devices.reshape(batch_shards(mesh), -1)
+    owners = np.array([[device.process_index for device in shard] for shard in placed])
+    placed = placed[order_by_process(owners)].reshape(mesh.devices.shape)
+    return Mesh(placed, MESH_AXES, axis_types=types)
+
+
+def order_by_process(owners: np.ndarray) -> np.ndarray:
+    """Returns an order of the shards of a batch in which those of a process lie together.
+
+    JAX lays a mesh along the network, where a host of a TPU slice is a tile of 2 x 2 chips: its
+    shards would lie apart, and a process loads one block of rows. Shards that several processes
+    hold stay where they are.
+
+    Args:
+      owners: [shards, n] the process of each of a shard's devices.
+    """
+    if np.any(owners != owners[:, :1]):
+        return np.arange(len(owners))
+    return np.argsort(owners[:, 0], kind="stable")
 
 
 def read_mesh_sizes(text: str) -> tuple[int, int, int]:
@@ -46,7 +64,7 @@ def read_mesh_sizes(text: str) -> tuple[int, int, int]:
     Raises:
       UserError: not three whole numbers.
     """
-    if not re.fullmatch(r"(-?\d+),(-?\d+),(-?\d+)", text):
+    if not re.fullmatch(r"(-?\d{1,9}),(-?\d{1,9}),(-?\d{1,9})", text, re.ASCII):
         raise UserError(f"--mesh={text}: legal are three sizes {MESH_AXES}, such as 2,4,1.")
     data, fsdp, tensor = map(int, text.split(","))
     return data, fsdp, tensor

@@ -36,7 +36,7 @@ def topology_devices(topology: str) -> list[Any]:
     """
     if topology == LOCAL:
         return list(jax.devices())
-    if not re.fullmatch(r"v(5e|5p|6e):\d+x\d+(x\d+)?", topology):
+    if not re.fullmatch(r"v(5e|6e):[1-9]\d*x[1-9]\d*|v5p:[1-9]\d*x[1-9]\d*x[1-9]\d*", topology):
         # Of a v4 slice the compiler shows two devices a chip, where JAX on a TPU v4 shows one.
         raise UserError(f"--topology={topology}: no such topology. Legal: {_EXAMPLES}.")
     if importlib.util.find_spec("libtpu") is None:

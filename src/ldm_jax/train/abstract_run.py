@@ -23,6 +23,7 @@ from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.cache_key import cached_routes
 from ldm_jax.train.frozen import abstract_frozen
+from ldm_jax.train.layout import placed_state
 from ldm_jax.train.preflight import check_config
 from ldm_jax.train.sampling import Programs, program_table
 from ldm_jax.train.state import TrainState
@@ -96,11 +97,11 @@ def trace_train_step(run: AbstractRun, mesh: Mesh, per_device_batch: int) -> Any
         max_ema_decay=train.ema_decay,
         not_averaged=assemble.not_averaged(run.config, run.task),
     )
-    compiled = compile_train_step(train_step, mesh, run.state, run.frozen)
+    where = {"ema_on_host": train.ema_on_host}
+    compiled = compile_train_step(train_step, mesh, run.state, run.frozen, **where)
+    state = placed_state(mesh, run.state, **where)
     with jax.set_mesh(mesh):
-        return compiled.trace(
-            placed(mesh, run.state), placed(mesh, run.frozen), _batch(run, mesh, batch_size)
-        )
+        return compiled.trace(state, placed(mesh, run.frozen), _batch(run, mesh, batch_size))
 
 
 def trace_sampling(

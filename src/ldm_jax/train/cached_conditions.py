@@ -64,7 +64,12 @@ def make_condition_encoder(
 
     rows = batch_sharding(mesh)
     compiled = jax.jit(answer, in_shardings=(shardings(mesh, params), rows), out_shardings=rows)
-    return lambda inputs: compiled(params, put_batch(mesh, inputs))
+
+    def encode_conditions(inputs: Mapping[str, np.ndarray]) -> list[Array]:
+        with jax.set_mesh(mesh):
+            return compiled(params, put_batch(mesh, inputs))
+
+    return encode_conditions
 
 
 def without_conditioner(task: LatentDiffusionTask, frozen: Frozen, mesh: Mesh) -> Answered:

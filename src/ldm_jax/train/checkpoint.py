@@ -57,7 +57,8 @@ class Checkpoints:
     Args:
       workdir: of the run.
       keep: how many of the newest.
-      keep_every: checkpoints at multiples of this step stay for ever; None: none do.
+      keep_every: checkpoints at multiples of this step stay as long as every call on this workdir
+        gives the same number; None: none do.
     """
 
     def __init__(self, workdir: str | Path, keep: int = 2, keep_every: int | None = None):

@@ -299,7 +299,12 @@ def _make_encoder(task: LatentDiffusionTask, mesh: Mesh, params: PyTree) -> Enco
 
     rows = batch_sharding(mesh)
     compiled = jax.jit(moments, in_shardings=(shardings(mesh, params), rows), out_shardings=rows)
-    return lambda images: compiled(params, put_batch(mesh, images))
+
+    def encode_batch(images: np.ndarray) -> Array:
+        with jax.set_mesh(mesh):  # by which a TPU's attention kernel knows its part
+            return compiled(params, put_batch(mesh, images))
+
+    return encode_batch
 
 
 def _records(

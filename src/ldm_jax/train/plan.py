@@ -144,6 +144,7 @@ def make_plan(
     """
     for name in programs:
         check_in("--programs", name, PROGRAMS)
+    run = abstract_run(config)
     train = config.train
     if batch is None:
         check_batch_size(mesh, train.batch_size, train.accumulation)
@@ -154,7 +155,6 @@ def make_plan(
             f"--batch={batch}: must be a multiple of config.train.accumulation="
             f"{train.accumulation}. Legal: {train.accumulation}, {2 * train.accumulation}, …"
         )
-    run = abstract_run(config)
     device = mesh.devices.flat[0]
     chip = chip_of(device.device_kind)
     memory = _memory(device, chip)

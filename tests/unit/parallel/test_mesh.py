@@ -3,10 +3,17 @@
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from ldm_jax.core.checks import UserError
-from ldm_jax.parallel.mesh import batch_shards, check_batch_size, make_mesh
+from ldm_jax.parallel.mesh import (
+    batch_shards,
+    block_of,
+    check_batch_size,
+    make_mesh,
+    order_by_process,
+)
 
 
 def says(text):
@@ -63,3 +70,18 @@ def test_batch_size():
             "Legal: 4, 8, 12, …"
         ):
             check_batch_size(mesh, size)
+
+
+def test_shards_of_a_host_lie_together_where_the_network_scatters_them():
+    # A 4x4 slice: hosts are tiles of 2x2 chips, the mesh goes along the rows.
+    owners = np.array([2 * (row // 2) + column // 2 for row in range(4) for column in range(4)])
+    order = order_by_process(owners[:, None])
+    assert sorted(order.tolist()) == list(range(16))
+    assert owners[order].tolist() == sorted(owners.tolist())
+    for process in range(4):
+        assert block_of(owners[order][:, None], process) == (process, 4)
+
+
+def test_shards_of_several_processes_stay_where_they_are():
+    owners = np.array([[1, 0], [0, 1]])
+    assert order_by_process(owners).tolist() == [0, 1]
