@@ -13,7 +13,7 @@ from ldm_jax.core.types import Array
 RESIDUALS = "flash_residuals"
 
 # Below this many keys the logits are small, and the kernel's own overhead is not.
-SHORTEST = 512
+SHORTEST = 256
 _BLOCKS = (512, 256, 128)
 
 

@@ -10,7 +10,6 @@ import jax
 from jax.ad_checkpoint import checkpoint_policies as policies
 
 from ldm_jax.nn.flash import RESIDUALS
-from ldm_jax.nn.normalization import STATISTICS
 
 Policy = Callable[..., Any]
 
@@ -28,16 +27,16 @@ def _is_convolution(primitive: Any, *_: Any, **__: Any) -> bool:
 
 
 def _keep_products() -> Policy:
-    """Keeps what costs arithmetic: convolutions, matrix products but those of logits, statistics.
+    """Keeps what costs arithmetic: convolutions, matrix products but those of logits, flash.
 
-    What is computed again are elementwise operations, which the compiler fuses into whatever reads
-    them, and the logits of short attention.
+    What is computed again are normalisations and elementwise operations, which the compiler fuses
+    into whatever reads them, and the logits of short attention.
     """
     return policies.save_from_both_policies(
         policies.save_from_both_policies(
             _is_convolution, policies.dots_with_no_batch_dims_saveable
         ),
-        policies.save_only_these_names(STATISTICS, RESIDUALS),
+        policies.save_only_these_names(RESIDUALS),
     )
 
 

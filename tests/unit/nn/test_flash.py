@@ -69,9 +69,10 @@ def test_what_a_mesh_does_not_divide_stays_whole(batch, heads):
     [
         (4096, 4096, True),
         (1024, 1024, True),
-        (256, 256, False),
+        (256, 256, True),
         (4096, 77, False),
         (900, 900, False),
+        (128, 128, False),
     ],
 )
 def test_long_sequences_in_whole_blocks_take_the_kernel(queries, keys, expected):

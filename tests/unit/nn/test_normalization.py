@@ -28,23 +28,6 @@ def test_group_norm_survives_a_large_mean():
     np.testing.assert_allclose(y, numpy_group_norm(x, 2, 1e-5), atol=2e-3)
 
 
-def test_group_norm_of_a_constant_map_is_its_bias_and_has_a_gradient():
-    x = np.full((1, 6, 6, 4), 1234.567, np.float32)
-    norm = group_norm(2, 1e-6, name="norm")
-    variables = norm.init(jax.random.key(0), x)
-    y, gradient = jax.value_and_grad(lambda x: norm.apply(variables, x).sum())(x)
-    assert y == 0
-    assert np.all(np.isfinite(gradient))
-
-
-def test_group_norm_bears_one_pixel_far_from_all_others():
-    x = 1e-3 * np.random.default_rng(0).normal(size=(1, 32, 32, 4)).astype(np.float32)
-    x[:, 16, 16] = 1e4  # the one that statistics are taken about
-    norm = group_norm(2, 1e-6, name="norm")
-    y = norm.apply(norm.init(jax.random.key(0), x), x)
-    np.testing.assert_allclose(y, numpy_group_norm(x, 2, 1e-6), rtol=1e-3)
-
-
 def test_group_norm_has_float32_statistics_and_casts_back():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 32, 32, 4)) + 8, jnp.bfloat16)
     norm = group_norm(1, 1e-5, name="norm", dtype=jnp.bfloat16)
