@@ -20,6 +20,7 @@ from ldm_jax.tasks.autoencoder import AutoencoderTask
 from ldm_jax.tasks.base import LossOutput
 from ldm_jax.tasks.first_stage import FirstStage, Frozen, fixed_scale
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train import layout as layout_module
 from ldm_jax.train import step as step_module
 from ldm_jax.train.optim import make_optimizer
 from ldm_jax.train.step import compile_train_step, init_state, make_train_step
@@ -285,5 +286,6 @@ def test_the_measure_tells_tensor_parallelism_from_decoration(monkeypatch):
     assert transformer_flops(run((2, 2, 2), name="text").dots) <= 1.05 * whole / 8
     for name, function in {"gather_weights": gather_weights, "shardings": shardings}.items():
         monkeypatch.setattr(step_module, name, functools.partial(function, rules=()))
+    monkeypatch.setattr(layout_module, "shardings", step_module.shardings)
     decoration = run.__wrapped__((2, 2, 2), name="text")
     assert transformer_flops(decoration.dots) > 1.5 * whole / 8
