@@ -6,7 +6,8 @@ A step counts if its work is in the state that the run goes on from. So its time
 data included, but not: building the model, compiling, restoring, saving, evaluating, drawing, nor
 steps that a kill took back. Wall time runs from the call of `train`, in every process of the run;
 both sums go on from what `metrics.jsonl` tells of the processes before. Nobody knows, and nobody
-counts, the time between two processes and that from a killed one's last row to its end.
+counts, the time between two processes, that from a process' last row to its end, nor any of a
+process that was killed before its first row, which may also hide the steps that it took back.
 """
 
 import contextlib
