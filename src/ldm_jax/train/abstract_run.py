@@ -27,7 +27,7 @@ from ldm_jax.train.layout import placed_state
 from ldm_jax.train.preflight import check_config
 from ldm_jax.train.sampling import Programs, program_table
 from ldm_jax.train.state import TrainState
-from ldm_jax.train.step import compile_train_step, init_state, make_train_step
+from ldm_jax.train.step import compile_train_step, init_state
 
 
 class AbstractRun(NamedTuple):
@@ -89,14 +89,7 @@ def trace_train_step(run: AbstractRun, mesh: Mesh, per_device_batch: int) -> Any
     train = run.config.train
     batch_size = per_device_batch * batch_shards(mesh)
     check_batch_size(mesh, batch_size, train.accumulation)
-    train_step = make_train_step(
-        run.task,
-        run.optimizers,
-        seed=run.config.seed,
-        accumulation=train.accumulation,
-        max_ema_decay=train.ema_decay,
-        not_averaged=assemble.not_averaged(run.config, run.task),
-    )
+    train_step = assemble.build_train_step(run.config, run.task, run.optimizers)
     where = {"ema_on_host": train.ema_on_host}
     compiled = compile_train_step(train_step, mesh, run.state, run.frozen, **where)
     state = placed_state(mesh, run.state, **where)

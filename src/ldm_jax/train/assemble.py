@@ -39,6 +39,7 @@ from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
 from ldm_jax.train.cache_key import cached_routes, open_cache
 from ldm_jax.train.optim import make_optimizer, make_schedule
+from ldm_jax.train.step import TrainStep, make_train_step
 
 # Fields of config.data that say what is read; the others are make_stream's, and say how.
 _WHAT_IS_READ = ("source", "tokenizer", "latent_cache", "holdout", "evaluation_source", "derive")
@@ -371,6 +372,25 @@ def not_averaged(config: ConfigDict, task: Task) -> tuple[str, ...]:
     """Returns the modules that samples take as they are, not their moving average."""
     trained = {module for modules in task.groups.values() for module in modules}
     return () if config.train.ema_conditioner else tuple({"conditioner"} & trained)
+
+
+def build_train_step(
+    config: ConfigDict,
+    task: Task,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    detailed: bool = False,
+) -> TrainStep:
+    """Returns the train step of a run; see `make_train_step`."""
+    return make_train_step(
+        task,
+        optimizers,
+        seed=config.seed,
+        accumulation=config.train.accumulation,
+        max_ema_decay=config.train.ema_decay,
+        not_averaged=not_averaged(config, task),
+        detailed=detailed,
+    )
 
 
 def set_dtype(config: ConfigDict, dtype: str) -> None:
