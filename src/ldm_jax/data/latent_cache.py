@@ -10,22 +10,22 @@ answers of a frozen conditioner if they were asked for, so that nothing in a fil
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ldm_jax.core.checks import UserError, read_text
+from ldm_jax.data.shards import FORMAT, Sharded
 
 MANIFEST = "cache.json"
-_FORMAT = 1
 _DTYPE = np.dtype("<f4")
 _LABELS: dict[str, type] = {"class": int, "text": str}
 
 
 @dataclasses.dataclass(frozen=True)
-class Manifest:
+class Manifest(Sharded):
     """What a cache is.
 
     Attributes:
@@ -39,6 +39,9 @@ class Manifest:
         'context': (77, 768); their type is the key's field 'conditioning'. Empty without any.
     """
 
+    manifest = MANIFEST
+    prefix = "moments"
+
     key: Mapping[str, Any]
     shape: tuple[int, ...]
     examples_per_shard: int
@@ -50,28 +53,8 @@ class Manifest:
         """The type of what is kept of a conditioner, in little-endian order."""
         return np.dtype(str(self.key.get("conditioning", "float32"))).newbyteorder("<")
 
-    @property
-    def num_examples(self) -> int:
-        """Examples in all shards of a complete cache."""
+    def __len__(self) -> int:
         return int(self.key["num_examples"])
-
-    @property
-    def num_shards(self) -> int:
-        """Files of a complete cache."""
-        return math.ceil(self.num_examples / self.examples_per_shard)
-
-    def shard(self, number: int) -> tuple[str, range]:
-        """Returns the file name and the examples of a shard."""
-        start = number * self.examples_per_shard
-        stop = min(start + self.examples_per_shard, self.num_examples)
-        return f"moments-{number:05d}-of-{self.num_shards:05d}.array_record", range(start, stop)
-
-    def write(self, folder: Path) -> None:
-        """Writes cache.json, under a temporary name until it is whole."""
-        temporary = folder / f"{MANIFEST}.tmp"
-        fields = {"format": _FORMAT, **dataclasses.asdict(self)}
-        temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(folder / MANIFEST)
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -86,7 +69,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     try:
         fields = json.loads(read_text(path, "latent cache"))
         version = fields.pop("format")
-        if version == _FORMAT:
+        if version == FORMAT:
             names = fields.pop("class_names")
             manifest = Manifest(
                 key=dict(fields.pop("key")),
@@ -98,12 +81,12 @@ def read_manifest(folder: str | Path) -> Manifest:
                 },
                 **{name: int(value) for name, value in fields.items()},
             )
-            if min(*manifest.shape, manifest.num_examples, manifest.examples_per_shard) < 1:
+            if min(*manifest.shape, len(manifest), manifest.examples_per_shard) < 1:
                 raise ValueError("a size below 1")
             return manifest
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}).") from error
-    raise UserError(f"{path}: format {version!r}. Legal: {_FORMAT}, by encoding into a new folder.")
+    raise UserError(f"{path}: format {version!r}. Legal: {FORMAT}, by encoding into a new folder.")
 
 
 def pack(
@@ -147,35 +130,6 @@ def unpack(record: bytes, manifest: Manifest) -> dict[str, Any]:
     return {**arrays, **labels}
 
 
-def write_shard(path: Path, records: Iterable[bytes]) -> None:
-    """Writes one shard, under a temporary name until it is whole."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    part = path.with_name(f"{path.name}.part")
-    writer = ArrayRecordWriter(str(part), "group_size:1,uncompressed")  # noise does not compress
-    try:
-        for record in records:
-            writer.write(record)
-    finally:
-        writer.close()
-    part.replace(path)
-
-
-def count_records(path: Path) -> int:
-    """Returns the records of a shard; 0 if it is missing or damaged."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    if not path.is_file():
-        return 0
-    try:
-        reader = ArrayRecordReader(str(path))
-        count = reader.num_records()
-        reader.close()  # raises whatever was wrong
-    except RuntimeError:
-        return 0
-    return count
-
-
 class LatentCache:
     """Moments in place of the images of a source, from a folder of `ldm-jax encode`.
 
@@ -207,8 +161,8 @@ class LatentCache:
         try:
             self._records = ArrayRecordDataSource([str(file) for file in files])
             found = len(self._records)
-            if found != manifest.num_examples:
-                raise RuntimeError(f"{found} records, expected {manifest.num_examples}")
+            if found != len(manifest):
+                raise RuntimeError(f"{found} records, expected {len(manifest)}")
         except RuntimeError as error:
             raise UserError(
                 f"{path}: a shard is damaged ({error}). Legal: the command 'ldm-jax encode' that "
@@ -219,7 +173,7 @@ class LatentCache:
         return f"LatentCache(path={self.path!r})"
 
     def __len__(self) -> int:
-        return self._manifest.num_examples
+        return len(self._manifest)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Returns moments; class and text where the source has them; and conditioning."""

@@ -12,8 +12,8 @@ from ldm_jax.core.lock import folder_lock
 from ldm_jax.data.ahead import available_threads, map_ahead
 from ldm_jax.data.file_source import UNREADABLE, FileSource, reason
 from ldm_jax.data.image_files import Storage
-from ldm_jax.data.latent_cache import count_records, write_shard
 from ldm_jax.data.record_format import DATASET, QUARANTINE, Dataset, pack, read_dataset
+from ldm_jax.data.shards import count_records, write_shard
 from ldm_jax.data.source import Source
 
 Progress = Callable[[int, int], object]

@@ -11,7 +11,6 @@ files of image, segmentation and mask, so that nothing in it can execute.
 import dataclasses
 import io
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,16 @@ import numpy as np
 from ldm_jax.core.checks import UserError, read_text
 from ldm_jax.data import transforms
 from ldm_jax.data.file_source import BadExample
+from ldm_jax.data.shards import FORMAT, Sharded
 from ldm_jax.data.side_cars import MAPS, as_mask, decode_map
 
 DATASET = "dataset.json"
 QUARANTINE = "quarantine.jsonl"
-_FORMAT = 1
 _FILES = ("image", *MAPS)
 
 
 @dataclasses.dataclass(frozen=True)
-class Dataset:
+class Dataset(Sharded):
     """What a folder of records is.
 
     Attributes:
@@ -41,29 +40,17 @@ class Dataset:
       counts: records of each shard; None until all are written.
     """
 
+    manifest = DATASET
+    prefix = "examples"
+
     key: Mapping[str, Any]
     num_examples: int
     examples_per_shard: int
     class_names: tuple[str, ...] | None = None
     counts: tuple[int, ...] | None = None
 
-    @property
-    def num_shards(self) -> int:
-        """Files of a complete data set."""
-        return math.ceil(self.num_examples / self.examples_per_shard)
-
-    def shard(self, number: int) -> tuple[str, range]:
-        """Returns the file name of a shard, and which examples of the source are in it."""
-        start = number * self.examples_per_shard
-        stop = min(start + self.examples_per_shard, self.num_examples)
-        return f"examples-{number:05d}-of-{self.num_shards:05d}.array_record", range(start, stop)
-
-    def write(self, folder: Path) -> None:
-        """Writes dataset.json, under a temporary name until it is whole."""
-        temporary = folder / f"{DATASET}.tmp"
-        fields = {"format": _FORMAT, **dataclasses.asdict(self)}
-        temporary.write_text(json.dumps(fields, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(folder / DATASET)
+    def __len__(self) -> int:
+        return self.num_examples
 
 
 def read_dataset(folder: str | Path) -> Dataset:
@@ -78,7 +65,7 @@ def read_dataset(folder: str | Path) -> Dataset:
     try:
         fields = json.loads(read_text(path, "dataset"))
         version = fields.pop("format")
-        if version == _FORMAT:
+        if version == FORMAT:
             names, counts = fields.pop("class_names"), fields.pop("counts")
             dataset = Dataset(
                 key=dict(fields.pop("key")),
@@ -93,7 +80,7 @@ def read_dataset(folder: str | Path) -> Dataset:
             return dataset
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({type(error).__name__}: {error}).") from error
-    raise UserError(f"{path}: format {version!r}. Legal: {_FORMAT}, by preparing a new folder.")
+    raise UserError(f"{path}: format {version!r}. Legal: {FORMAT}, by preparing a new folder.")
 
 
 def pack(example: Mapping[str, Any], files: Mapping[str, bytes]) -> bytes:

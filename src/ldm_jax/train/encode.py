@@ -19,14 +19,8 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.core.config import build
 from ldm_jax.core.types import Array, PyTree
 from ldm_jax.data import SOURCES
-from ldm_jax.data.latent_cache import (
-    MANIFEST,
-    Manifest,
-    count_records,
-    pack,
-    read_manifest,
-    write_shard,
-)
+from ldm_jax.data.latent_cache import MANIFEST, Manifest, pack, read_manifest
+from ldm_jax.data.shards import count_records, write_shard
 from ldm_jax.data.transforms import WHITE, transform_example
 from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.parallel.multihost import check_same, gather, is_first

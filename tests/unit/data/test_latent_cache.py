@@ -12,13 +12,12 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.data.latent_cache import (
     LatentCache,
     Manifest,
-    count_records,
     pack,
     read_manifest,
     unpack,
-    write_shard,
 )
 from ldm_jax.data.pipeline import load_examples, make_stream
+from ldm_jax.data.shards import count_records, write_shard
 from ldm_jax.data.tokenizers import WordTokenizer
 from ldm_jax.data.transforms import choose_crop
 

@@ -13,12 +13,12 @@ from ldm_jax.core.lock import folder_lock
 from ldm_jax.data.ahead import map_ahead
 from ldm_jax.data.folder import Folder
 from ldm_jax.data.image_files import Storage
-from ldm_jax.data.latent_cache import write_shard
 from ldm_jax.data.pipeline import make_stream
 from ldm_jax.data.prepare import prepare
 from ldm_jax.data.record_format import Dataset, pack, read_dataset, split_record, unpack
 from ldm_jax.data.records import Records
 from ldm_jax.data.shapes import Shapes
+from ldm_jax.data.shards import write_shard
 
 SIZE = (9, 6)
 

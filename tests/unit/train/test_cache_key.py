@@ -9,8 +9,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from ldm_jax.core.checks import UserError
-from ldm_jax.data.latent_cache import LatentCache, Manifest, pack, write_shard
+from ldm_jax.data.latent_cache import LatentCache, Manifest, pack
 from ldm_jax.data.shapes import Shapes
+from ldm_jax.data.shards import write_shard
 from ldm_jax.train.cache_key import (
     check_cached_first_stage,
     check_key,
