@@ -1,11 +1,14 @@
-"""Timing in turns, and what it was timed on."""
+"""Timing in turns, what it was timed on, and the flags and files of every comparison."""
 
+import argparse
+import json
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 
@@ -61,3 +64,51 @@ def environment() -> dict[str, Any]:
         "load": os.getloadavg(),
         "versions": versions,
     }
+
+
+def comparison_flags(
+    about: str | None, presets: Collection[str], default: str
+) -> argparse.ArgumentParser:
+    """Returns a parser of the flags of every comparison.
+
+    Args:
+      about: the help text.
+      presets: names of what is compared.
+      default: one of them.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--preset", choices=list(presets), default=default)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--peers", default="eager", type=_peers, help="of eager,compile; or none")
+    parser.add_argument("--batch", type=int, help="images at once; default by preset")
+    parser.add_argument("--repeats", type=int, default=11, help="turns of each contender")
+    parser.add_argument("--out", type=Path, help="folder for results.json and table.md")
+    return parser
+
+
+def _peers(text: str) -> list[str]:
+    """Returns ['eager', 'compile'] for 'eager,compile', and [] for 'none'."""
+    peers = [] if text == "none" else text.split(",")
+    if not set(peers) <= {"eager", "compile"}:
+        raise argparse.ArgumentTypeError(f"{text}; legal: none, or of eager,compile")
+    return peers
+
+
+def report(
+    args: argparse.Namespace, more: Mapping[str, Any], table: str, results: Mapping[str, Any]
+) -> None:
+    """Prints the table; with --out, writes it and the results, with what they were taken on.
+
+    Args:
+      args: the command line.
+      more: options that it left open.
+      table: Markdown.
+      results: entries of results.json.
+    """
+    print(table)
+    if args.out:
+        options = {**{k: v for k, v in vars(args).items() if k != "out"}, **more}
+        record = {"options": options, **environment(), **results}
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "results.json").write_text(json.dumps(record, indent=2) + "\n")
+        (args.out / "table.md").write_text(table + "\n")

@@ -7,14 +7,11 @@ else the machine does hits them alike; medians with quartiles are reported. Memo
 of the whole process, hence printed only with `--peers none`.
 """
 
-import argparse
-import json
 import resource
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from rounds import environment, interleaved, one_device
+from rounds import comparison_flags, interleaved, one_device, report
 
 WHAT = ("forward", "sample")
 
@@ -74,30 +71,16 @@ def main() -> None:
     """Measures what the command line asks for; writes results.json and prints a table."""
     from presets import PRESETS
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=list(PRESETS), default="small")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = comparison_flags(__doc__, PRESETS, "small")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--peers", default="eager", help="of eager,compile; or none")
     parser.add_argument("--what", default=",".join(WHAT), help="of forward,sample")
-    parser.add_argument("--batch", type=int)
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     one_device(args.device)
     preset = PRESETS[args.preset]
-    peers = [] if args.peers == "none" else args.peers.split(",")
-    contenders = make_contenders(preset, args.dtype, args.device, peers)
+    contenders = make_contenders(preset, args.dtype, args.device, args.peers)
     batch = args.batch or preset.batch
     records = measure(contenders, batch, args.repeats, args.what.split(","))
-    options = {k: v for k, v in vars(args).items() if k != "out"} | {"batch": batch}
-    report = {"options": options, **environment(), "records": records}
-    table = markdown(records)
-    print(table)
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "results.json").write_text(json.dumps(report, indent=2) + "\n")
-        (args.out / "table.md").write_text(table + "\n")
+    report(args, {"batch": batch}, markdown(records), {"records": records})
 
 
 if __name__ == "__main__":

@@ -8,15 +8,12 @@ on the device: what is measured is noise, loss, gradients, AdamW and the moving 
 share of the rate of matrix products that was measured in the same run.
 """
 
-import argparse
 import ast
-import json
 import resource
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from rounds import environment, interleaved, one_device
+from rounds import comparison_flags, interleaved, one_device, report
 
 MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 
@@ -132,42 +129,29 @@ def main() -> None:
     """Measures what the command line asks for; writes results.json and table.md, and prints."""
     from presets import TRAINING
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=list(TRAINING), default="cpu")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = comparison_flags(__doc__, TRAINING, "cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default by device")
-    parser.add_argument("--peers", default="eager", help="of eager,compile; or none")
-    parser.add_argument("--batch", type=int, help="images per update")
     parser.add_argument("--steps", type=int, help="updates per turn; default 1, 10 on cuda")
-    parser.add_argument("--repeats", type=int, default=11, help="turns of each contender")
     parser.add_argument(
         "--unet", type=_setting, nargs="*", default=[], help="fields of ours, as remat=blocks"
     )
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     one_device(args.device)
     on_gpu = args.device == "cuda"
     dtype = args.dtype or ("bfloat16" if on_gpu else "float32")
     preset, steps = TRAINING[args.preset], args.steps or (10 if on_gpu else 1)
     batch, settings = args.batch or preset.batch, dict(args.unet)
-    peers = [] if args.peers == "none" else args.peers.split(",")
-    contenders = make_contenders(preset, dtype, args.device, batch, peers, settings)
-    peak = matmul_peak(args.device, dtype, bool(peers))
+    contenders = make_contenders(preset, dtype, args.device, batch, args.peers, settings)
+    peak = matmul_peak(args.device, dtype, bool(args.peers))
     records = measure(contenders, batch, steps, args.repeats, peak)
-    options = {k: v for k, v in vars(args).items() if k != "out"}
-    options |= {"dtype": dtype, "batch": batch, "steps": steps, "unet": settings}
-    report = {"options": options, **environment(), "matmul_flops_per_s": peak, "records": records}
-    table = markdown(records)
-    print(table)
+    options = {"dtype": dtype, "batch": batch, "steps": steps, "unet": settings}
+    results = {"matmul_flops_per_s": peak, "records": records}
+    report(args, options, markdown(records), results)
     print(
         f"\n{args.preset}, batch {batch}, {dtype}, {records[0]['parameters']:,} parameters, "
         f"{records[0]['flops_lowered']:.4g} FLOPs an update; matrix products run at "
         f"{peak / 1e12:.3g} TFLOP/s"
     )
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        (args.out / "results.json").write_text(json.dumps(report, indent=2) + "\n")
-        (args.out / "table.md").write_text(table + "\n")
 
 
 if __name__ == "__main__":
