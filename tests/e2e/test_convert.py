@@ -142,7 +142,10 @@ def _pipeline_like(workdir, path):
     return Pipeline.from_checkpoint(path, config=config)
 
 
-@pytest.mark.parametrize("layout", ["compvis", "diffusers", "ldm_jax"])
+_SLOW = [pytest.param(layout, marks=pytest.mark.slow) for layout in ("diffusers", "ldm_jax")]
+
+
+@pytest.mark.parametrize("layout", ["compvis", *_SLOW])
 def test_a_first_stage_alone_trains_a_diffusion_model(runs, tmp_path, layout):
     target = tmp_path / ("stage.safetensors" if layout == "compvis" else "stage")
     run("convert", runs.autoencoder, target, "--to", layout)

@@ -51,6 +51,7 @@ def test_the_conditioner_is_averaged_unless_told_otherwise(tmp_path, averaged):
     np.testing.assert_array_equal(found, items(tmp_path, config, "conditioner")[1])
 
 
+@pytest.mark.slow  # the choice is tested above, imports in test_convert.py
 def test_imported_weights_take_the_averaged_unet_and_the_raw_conditioner(runs, tmp_path):
     """A CompVis file has `model_ema` of the U-Net only, and there it is half of the raw one."""
     plain, file = tmp_path / "plain.safetensors", tmp_path / "model.safetensors"

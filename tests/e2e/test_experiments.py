@@ -48,6 +48,7 @@ def test_the_frameworks_are_blocked(environment):
     assert b"torch was imported" in done.stderr
 
 
+@pytest.mark.slow  # its parts are trained and sampled in this folder
 def test_quickstart_trains_samples_and_scores(environment, tmp_path):
     done = run(environment, "quickstart/run.py", "--smoke", "--workdir", tmp_path)
     assert done.returncode == 0, done.stderr

@@ -68,6 +68,7 @@ def write_tower(folder):
     return tensors
 
 
+@pytest.mark.slow  # towers are tested in tests/parity, embeddings below
 def test_a_frozen_image_tower_trains_draws_its_grid_and_samples(tmp_path):
     tensors = write_tower(tmp_path / "clip")
     config = make_config({"name": "clip_image", **CLIP})

@@ -93,6 +93,7 @@ def test_an_encoder_is_trained_over_the_folder(runs, folder, tmp_path):
     check_captions_are_read(Pipeline.from_checkpoint(tmp_path))
 
 
+@pytest.mark.slow  # test_frozen_text.py trains with a frozen encoder
 def test_a_frozen_encoder_of_the_folder_stays_as_it_is(runs, folder, tmp_path):
     config = text_config(runs, folder, {"name": "bert_text", **BERT, "pooled": True})
     with config.unlocked(), config.ignore_type():

@@ -134,7 +134,7 @@ def autoencoder(runs):
     return runs / "autoencoder"
 
 
-@pytest.mark.slow  # the other two kinds, which hold more, are killed in every run of the tests
+@pytest.mark.slow  # as the diffusion model, which every run of the tests kills
 def test_killed_autoencoder_equals_the_uninterrupted_one(runs, autoencoder):
     training = Training("autoencoder", runs / "killed")
     training.kill_when(started)
@@ -147,6 +147,7 @@ def test_killed_autoencoder_equals_the_uninterrupted_one(runs, autoencoder):
     assert_equal_runs(training.workdir, autoencoder)
 
 
+@pytest.mark.slow  # as the diffusion model, which every run of the tests kills
 def test_killed_adversarial_first_stage_equals_the_uninterrupted_one(runs):
     uninterrupted = Training("adversarial", runs / "adversarial")
     uninterrupted.finish()
