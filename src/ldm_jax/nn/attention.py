@@ -70,7 +70,7 @@ def attend(
     # By the platform that the program is lowered for, which may be another than this one.
     if q.dtype == jnp.float32:
         return jax.lax.platform_dependent(q, k, v, cpu=attend_by_heads, default=fused)
-    if attention_impl == "auto" and takes_flash(q.shape[1], k.shape[1]):
+    if attention_impl == "auto" and takes_flash(q.shape[1], k.shape[1], q.shape[3]):
         return jax.lax.platform_dependent(q, k, v, tpu=flash_attend, default=fused)
     return fused(q, k, v)
 

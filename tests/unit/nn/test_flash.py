@@ -31,8 +31,9 @@ def plain(q, k, v):
     return jax.nn.dot_product_attention(q, k, v, implementation="xla")
 
 
-def test_the_kernel_is_attention_and_has_its_gradient():
-    q, k, v = arrays(1, 256, 128)
+@pytest.mark.parametrize(("queries", "keys"), [(256, 128), (128, 384), (1024, 1024)])
+def test_the_kernel_is_attention_and_has_its_gradient(queries, keys):
+    q, k, v = arrays(1, queries, keys)
 
     def result_and_gradients(f):
         def total(*inputs):
@@ -53,7 +54,7 @@ def test_on_a_mesh_every_device_attends_for_its_own_images_and_heads():
         program = jax.jit(interpreted).lower(q, k, v).compile()
         np.testing.assert_allclose(program(q, k, v), numpy_attend(q, k, v), atol=1e-5)
     # One image and one head of four and two.
-    assert "f32[1,1,128,8]" in program.as_text()
+    assert "f32[1,1,8,128]" in program.as_text()
 
 
 @pytest.mark.parametrize(("batch", "heads"), [(3, 2), (4, 3)])
@@ -65,18 +66,19 @@ def test_what_a_mesh_does_not_divide_stays_whole(batch, heads):
 
 
 @pytest.mark.parametrize(
-    ("queries", "keys", "expected"),
+    ("queries", "keys", "head_dim", "expected"),
     [
-        (4096, 4096, True),
-        (1024, 1024, True),
-        (256, 256, True),
-        (4096, 77, False),
-        (900, 900, False),
-        (128, 128, False),
+        (4096, 4096, 40, True),
+        (16384, 16384, 64, True),
+        (256, 256, 160, True),
+        (4096, 77, 40, False),
+        (900, 900, 40, False),
+        (128, 128, 40, False),
+        (16384, 16384, 160, False),
     ],
 )
-def test_long_sequences_in_whole_blocks_take_the_kernel(queries, keys, expected):
-    assert takes_flash(queries, keys) == expected
+def test_long_sequences_in_whole_blocks_take_the_kernel(queries, keys, head_dim, expected):
+    assert takes_flash(queries, keys, head_dim) == expected
 
 
 @pytest.mark.parametrize(
