@@ -85,17 +85,18 @@ def super_resolution(config):
 def inpainting(config):
     """The latent of the image with holes and the mask of these, concatenated to the latent.
 
-    Nine objects, as many as there is room for, and holes smaller than one of them: of what is
-    hidden whole, nobody can know that it was there.
+    Scenes of 64×64 pixels and nine objects, as many as there is room for, each of several latents,
+    and holes smaller than one of them: of what is hidden whole, nobody can know that it was there.
 
     Masks of one's own, beside the images of a folder, take the place of random ones with
     --config.data.derive.mask=None.
     """
-    config.data.source.update(min_objects=9, max_objects=9)
+    config.data.source.update(min_objects=9, max_objects=9, image_size=2 * _EDGE)
+    config.data.image_size = 2 * _EDGE
     config.task.mask_cells = "share"  # strokes are as thin as a cell
     mask = {"min_width": 0.1, "max_width": 0.16, "min_box": 0.12, "max_box": 0.25}
     config.data.derive = {"mask": mask}
-    shape = (_LATENT, _LATENT, _CHANNELS + 1)
+    shape = (2 * _LATENT, 2 * _LATENT, _CHANNELS + 1)
     config.task.conditioner = {
         "name": "identity",
         "key": "masked_image",
@@ -133,7 +134,7 @@ def _embedded(config, key, tokens):
 # What is told where it goes, pixel by pixel, is learned sooner than what words or tokens tell, and
 # this sooner than what has no place.
 STEPS = {"super_resolution": 1200, "semantic": 1800, "layout": 4000, "unconditional": 4000}
-STEPS |= {"class": 5000, "two_objects": 5000, "inpainting": 5000}
+STEPS |= {"class": 5000, "two_objects": 5000, "inpainting": 1600}
 
 TASKS = {
     "unconditional": unconditional,

@@ -73,6 +73,9 @@ class TestInfo:
         assert refuse(capfd, "info", "--config", TINY, "--mesh", "8") == (
             "--mesh=8: legal are three sizes ('data', 'fsdp', 'tensor'), such as 2,4,1."
         )
+        assert "--mesh=: legal are three sizes" in refuse(
+            capfd, "info", "--config", TINY, "--mesh="
+        )
         assert refuse(capfd, "info", "--json") == (
             "info: needs a configuration. Legal: --config=FILE, or --workdir=DIR."
         )
@@ -175,6 +178,7 @@ def test_what_does_not_fit_is_said_last(capfd, monkeypatch):
     [
         (["--mesh", "2,3,1"], "mesh=(2, 3, 1): the sizes must multiply to this run's 8 device(s)."),
         (["--programs", "train,sampel"], "--programs: got 'sampel'; did you mean 'sample'?"),
+        (["--programs", "sample"], "config.task.name='autoencoder' has no sampling. Legal: train."),
         (["--batch", "0"], "--batch: got 0. Legal: 1 or more."),
         (
             ["--batch", "3", "--config.train.accumulation=2"],

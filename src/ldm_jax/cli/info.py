@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     config = _read(arguments)
     apply_overrides(config, overrides)
     facts, table = describe(config)
-    if arguments.mesh:
+    if arguments.mesh is not None:
         where, table = describe_placement(config, arguments.mesh)
         facts |= where
     if arguments.json:

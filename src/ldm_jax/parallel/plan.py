@@ -139,13 +139,17 @@ def roofline(cost: Cost, chip: Chip) -> Bound:
     return Bound(traffic, "memory traffic")
 
 
+_FLAT = 6  # batch sizes, each twice the last, of which one should take more memory
+
+
 def largest_batch(
     measure_at: Callable[[int], Cost | TooLarge], batch: int, unit: int, memory: int
 ) -> Largest:
     """Returns the largest batch per device that fits, from a few compilations.
 
-    Memory is a line through two batch sizes; where it ends, a third compilation confirms. If it
-    does not, the line through that and the best so far is tried once.
+    Memory is a line through two batch sizes, the first two that differ in it; where it ends, one
+    more compilation confirms. If it does not, the line through that and the best so far is tried
+    once.
 
     Args:
       measure_at: of a batch size.
@@ -167,7 +171,10 @@ def largest_batch(
     other = 2 * batch if look(batch) else batch // 2 // unit * unit
     if not other:
         return Largest(0, None, peaks)
-    look(other)
+    rising = look(other)
+    while rising and peaks[other] <= peaks[batch] and len(peaks) < _FLAT:
+        batch, other = other, 2 * other  # what the batch takes is still hidden by something larger
+        rising = look(other)
     first = predicted = _meets(peaks, batch, other, unit, memory)
     if predicted is not None and predicted >= unit and not look(predicted) and fits:
         best = max(fits)

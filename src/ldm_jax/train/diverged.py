@@ -101,11 +101,13 @@ class Diagnosis:
         return error.with_more(rest)
 
     def _named(self, step: int) -> list[dict[str, Any]]:
-        """Returns the examples of a batch, those of every process, in its order."""
+        """Returns the examples of a batch, those of every process, in its order, each once."""
         indices = self._examples[step]
         if jax.process_count() > 1:
             indices = np.asarray(multihost_utils.process_allgather(indices, tiled=True))
-        named = ((int(index), example_name(self._source, int(index))) for index in indices)
+        # Processes that share rows, as `tensor` makes them, name the same examples.
+        once = dict.fromkeys(map(int, indices))
+        named = ((index, example_name(self._source, index)) for index in once)
         return [{"index": index, **({"name": name} if name else {})} for index, name in named]
 
     def _replay(self, last: int, mesh: Mesh, state: TrainState, frozen: PyTree) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from ldm_jax.parallel.chips import Chip, chip_of
 from ldm_jax.parallel.mesh import batch_shards, check_batch_size
 from ldm_jax.parallel.placement import placed_bytes
 from ldm_jax.parallel.plan import Bound, Cost, Largest, TooLarge, largest_batch, measure, roofline
+from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train.abstract_run import (
     AbstractRun,
     abstract_run,
@@ -145,6 +146,11 @@ def make_plan(
     for name in programs:
         check_in("--programs", name, PROGRAMS)
     run = abstract_run(config)
+    if TRAIN not in programs and not isinstance(run.task, LatentDiffusionTask):
+        raise UserError(
+            f"--programs={SAMPLE}: config.task.name={config.task.name!r} has no sampling. "
+            f"Legal: {TRAIN}."
+        )
     train = config.train
     if batch is None:
         check_batch_size(mesh, train.batch_size, train.accumulation)

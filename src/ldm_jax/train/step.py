@@ -113,6 +113,7 @@ def layer_norms(tree: PyTree) -> dict[str, tuple[Array, Array]]:
         # Divided by the largest, or the squares of finite numbers would overflow.
         largest = jnp.maximum(jnp.max(jnp.abs(x)), jnp.finfo(x.dtype).tiny)
         norm = largest * jnp.sqrt(jnp.sum(jnp.square(x / largest)))
+        norm = jnp.where(jnp.isfinite(largest), norm, largest)  # an infinity is no 0 / 0
         return norm, jnp.sum(~jnp.isfinite(x))
 
     leaves = jax.tree_util.tree_leaves_with_path(tree)

@@ -124,4 +124,15 @@ class TestLargestBatch:
 
     def test_memory_that_does_not_grow(self):
         found = largest_batch(lambda b: cost(7), 4, 1, 100)
-        assert (found.batch, found.predicted) == (8, None)
+        assert (found.batch, found.predicted) == (128, None)
+        assert list(found.peak_bytes) == [4, 8, 16, 32, 64, 128]
+
+    def test_memory_that_grows_later(self):
+        asked = []
+
+        def measure_at(b):
+            asked.append(b)
+            return cost(max(50, 10 + 4 * b))
+
+        assert largest_batch(measure_at, 4, 1, 131).batch == 30
+        assert asked == [4, 8, 16, 35, 30]

@@ -165,3 +165,4 @@ def test_norms_of_layers():
     np.testing.assert_allclose(norms["deep/big"][0], 2e30, rtol=1e-6)  # its square overflows
     assert norms["odd"][1] == 2
     assert not np.isfinite(norms["odd"][0])
+    assert layer_norms({"infinite": jnp.array([1.0, -jnp.inf])})["infinite"] == (jnp.inf, 1)
