@@ -2,6 +2,7 @@
 
   python benchmarks/scaling.py                    # all rows that are missing; hours on two cores
   python benchmarks/scaling.py --rows sd_v1@v5e-256
+  python benchmarks/scaling.py --fixed_batch      # without the search for the largest batch
   python benchmarks/scaling.py --table            # only writes the table anew
 
 Needs `pip install "ldm-jax[tpu-plan]"` and no TPU. A row is `ldm-jax plan … --json` in a process of
@@ -160,20 +161,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", choices=list(rows()), default=list(rows()))
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of scaling.md and .jsonl")
+    parser.add_argument("--fixed_batch", action="store_true", help="leave out the largest batch")
     parser.add_argument("--table", action="store_true", help="plan nothing")
     parser.add_argument("--commands", action="store_true", help="only print what would be run")
     arguments = parser.parse_args()
     lines = arguments.docs / "scaling.jsonl"
     for name in arguments.rows:
-        command = command_line(rows()[name])
+        searched = rows()[name]
+        wanted = [*searched, *(["--fixed_batch"] if arguments.fixed_batch else [])]
         if arguments.commands:
-            print(command)
+            print(command_line(wanted))
             continue
-        if arguments.table or read(lines).get(name, {}).get("command") == command:
+        kept = read(lines).get(name, {}).get("command")
+        if arguments.table or kept in (command_line(searched), command_line(wanted)):
             continue
-        print(f"{name}: {command}", file=sys.stderr)
+        print(f"{name}: {command_line(wanted)}", file=sys.stderr)
         with lines.open("a") as file:
-            file.write(json.dumps(plan(name, rows()[name])) + "\n")
+            file.write(json.dumps(plan(name, wanted)) + "\n")
         write_table(arguments.docs / "scaling.md", read(lines))
     if not arguments.commands:
         write_table(arguments.docs / "scaling.md", read(lines))

@@ -31,9 +31,19 @@ def unconditional(config):
 
 
 def class_label(config):
-    """One of 24 classes, colour and shape, as a token and an embedding."""
-    config.task.conditioner = {"name": "class_label", "num_classes": 24, "dim": 64}
-    config.task.model.attention_factors = (1, 2)  # where the object goes is for all pixels to agree
+    """One of 24 classes, colour and shape, added to the embedding of time.
+
+    So every block hears of it, and attention is the plain one, at all levels: where the object goes
+    is for all pixels to agree.
+    """
+    config.task.conditioner = {
+        "name": "class_label",
+        "num_classes": 24,
+        "dim": 192,  # 4 × the channels of the U-Net
+        "route": "embedding",
+    }
+    config.task.model.transformer_depth = 0
+    config.task.model.attention_factors = (1, 2)
 
 
 def two_objects(config):
@@ -93,6 +103,7 @@ def inpainting(config):
     """
     config.data.source.update(min_objects=9, max_objects=9, image_size=2 * _EDGE)
     config.data.image_size = 2 * _EDGE
+    config.task.model.transformer_depth = 0  # nothing to attend to but the image itself
     config.task.mask_cells = "share"  # strokes are as thin as a cell
     mask = {"min_width": 0.1, "max_width": 0.16, "min_box": 0.12, "max_box": 0.25}
     config.data.derive = {"mask": mask}
@@ -134,7 +145,7 @@ def _embedded(config, key, tokens):
 # What is told where it goes, pixel by pixel, is learned sooner than what words or tokens tell, and
 # this sooner than what has no place.
 STEPS = {"super_resolution": 1200, "semantic": 1800, "layout": 4000, "unconditional": 4000}
-STEPS |= {"class": 5000, "two_objects": 5000, "inpainting": 1600}
+STEPS |= {"class": 6000, "two_objects": 5000, "inpainting": 2000}
 
 TASKS = {
     "unconditional": unconditional,

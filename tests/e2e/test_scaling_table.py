@@ -83,12 +83,15 @@ def test_rows_are_kept_and_not_planned_again(scaling, monkeypatch, tmp_path):
     assert found == [
         f"| SD v1 | {name}, 256 chips {cells} ≤ 99 (50) |" for name in ("v5e-256", "v6e-256")
     ]
+    run("sd_v1@v6e-256", "sd_v1@v5p-64", "--fixed_batch")  # what is searched already has more
+    run("sd_v1@v6e-256", "sd_v1@v5p-64")  # what was not is planned again
+    assert planned[2:] == ["sd_v1@v5p-64", "sd_v1@v5p-64"]
     # Another command is another row.
     monkeypatch.setattr(scaling, "BATCH", 2)
     run("sd_v1@v5e-256")
     assert planned[-1] == "sd_v1@v5e-256"
-    assert len(planned) == 3
-    assert len((tmp_path / "scaling.jsonl").read_text().splitlines()) == 3
+    assert len(planned) == 5
+    assert len((tmp_path / "scaling.jsonl").read_text().splitlines()) == 5
 
 
 def test_a_model_that_does_not_fit_has_a_row(scaling):
