@@ -48,6 +48,27 @@ def test_the_kernel_is_attention_and_has_its_gradient(queries, keys):
         np.testing.assert_allclose(got, expected, atol=2e-5)
 
 
+def test_half_precision_and_logits_of_hundreds():
+    exact = [30 * x for x in arrays(1, 256, 512)[:2]] + arrays(1, 256, 512)[2:]
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in exact)
+    expected = numpy_attend(*(np.asarray(x, np.float64) for x in (q, k, v)))
+
+    def total(q, k, v):
+        y = interpreted(q, k, v)
+        return jnp.sum(y.astype(jnp.float32)), y
+
+    gradients, y = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True))(q, k, v)
+    assert y.dtype == gradients[0].dtype == jnp.bfloat16
+    # Scaled queries are rounded to 8 bits, so logits of hundreds by a unit or so.
+    error = np.abs(np.asarray(y, np.float64) - expected)
+    assert np.median(error) < 0.01
+    assert all(jnp.isfinite(g).all() for g in gradients)
+    # Softmax weights of every query sum to 1.
+    np.testing.assert_allclose(
+        gradients[2].astype(jnp.float32).sum(axis=(1, 3)), 256 * 8.0, rtol=0.01
+    )
+
+
 def test_on_a_mesh_every_device_attends_for_its_own_images_and_heads():
     q, k, v = arrays(4, 128, 128)
     with jax.set_mesh(make_mesh((2, 2, 2))):
