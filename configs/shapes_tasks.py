@@ -44,6 +44,7 @@ def class_label(config):
     }
     config.task.model.transformer_depth = 0
     config.task.model.attention_factors = (1, 2)
+    config.sample.guidance_scale = 2.5
 
 
 def two_objects(config):
