@@ -76,14 +76,41 @@ def attend(
 
 
 def attend_by_heads(q: Array, k: Array, v: Array) -> Array:
-    """Returns `attend` of float32 arrays with the heads before the tokens.
+    """Returns `attend` of float32 arrays with the heads before the tokens, for CPUs.
 
-    On a CPU XLA then multiplies matrices as they lie, where it would transpose the logits, which
-    are by far the largest array here: twice as fast, with and without gradients (jax 0.10.2).
+    XLA then multiplies matrices as they lie, where it would transpose the logits, which are by far
+    the largest array here. It also writes out whatever is the size of the logits, so these are
+    divided by their sums only after the product with v, and the gradient is spelled out below: half
+    the time of what differentiating a softmax gives (jax 0.10.2).
     """
     q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
-    weights = jax.nn.softmax(jnp.einsum("bhnd,bhmd->bhnm", q, k))
-    return jnp.swapaxes(jnp.einsum("bhnm,bhmd->bhnd", weights, v), 1, 2)
+    return jnp.swapaxes(_softmax_product(q, k, v), 1, 2)
+
+
+@jax.custom_vjp
+def _softmax_product(q: Array, k: Array, v: Array) -> Array:
+    """Returns softmax(q k^T) v; q is [b, heads, n, d], k and v are [b, heads, m, d]."""
+    return _softmax_product_forward(q, k, v)[0]
+
+
+def _softmax_product_forward(q: Array, k: Array, v: Array):
+    s = jnp.einsum("bhnd,bhmd->bhnm", q, k)
+    p = jnp.exp(s - jnp.max(s, axis=-1, keepdims=True))
+    total = jnp.sum(p, axis=-1, keepdims=True)
+    o = jnp.einsum("bhnm,bhmd->bhnd", p, v) / total
+    return o, (q, k, v, p, total, o)
+
+
+def _softmax_product_backward(kept: tuple[Array, ...], do: Array) -> tuple[Array, Array, Array]:
+    q, k, v, p, total, o = kept
+    do = do / total
+    dv = jnp.einsum("bhnm,bhnd->bhmd", p, do)
+    dp = jnp.einsum("bhnd,bhmd->bhnm", do, v)
+    ds = p * (dp - jnp.sum(do * o, axis=-1, keepdims=True))
+    return jnp.einsum("bhnm,bhmd->bhnd", ds, k), jnp.einsum("bhnm,bhnd->bhmd", ds, q), dv
+
+
+_softmax_product.defvjp(_softmax_product_forward, _softmax_product_backward)
 
 
 class Attention(nn.Module):
