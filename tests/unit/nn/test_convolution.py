@@ -69,3 +69,16 @@ def test_accelerators_keep_the_convolution_of_small_maps(platform, convolves):
     traced = jax.jit(lambda x, k: convolve(x, k, 1, (1, 1))).trace(*maps_and_kernel(2, 2))
     text = traced.lower(lowering_platforms=(platform,)).as_text()
     assert ("stablehlo.convolution" in text) == convolves
+
+
+@pytest.mark.parametrize(
+    ("edge", "channels", "convolves"), [(2, 5, False), (4, 1024, False), (4, 512, True)]
+)
+def test_a_cpu_takes_patches_of_tiny_maps_and_of_small_maps_of_many_channels(
+    edge, channels, convolves
+):
+    inputs = maps_and_kernel(edge, edge, channels=channels, features=2)
+    program = jax.jit(lambda x, k: convolve(x, k, 1, (1, 1)))
+    text = program.trace(*inputs).lower(lowering_platforms=("cpu",)).as_text()
+    assert ("stablehlo.convolution" in text) == convolves
+    np.testing.assert_allclose(program(*inputs), plain(*inputs, 1, (1, 1)), atol=1e-3)
