@@ -68,7 +68,7 @@ def write_tower(folder):
     return tensors
 
 
-@pytest.mark.slow  # towers are tested in tests/parity, embeddings below
+@pytest.mark.slow  # half a minute; the tower's numbers are tested in tests/parity
 def test_a_frozen_image_tower_trains_draws_its_grid_and_samples(tmp_path):
     tensors = write_tower(tmp_path / "clip")
     config = make_config({"name": "clip_image", **CLIP})

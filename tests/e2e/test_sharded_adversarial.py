@@ -61,7 +61,6 @@ def run(shape):
         return start, jax.device_get(state), jax.device_get(metrics), held
 
 
-@pytest.mark.slow  # test_first_stage_mesh.py trains both players on a mesh
 @pytest.mark.parametrize("shape", SHAPES)
 def test_both_players_equal_one_device(shape):
     start, got, metrics, _ = run(shape)

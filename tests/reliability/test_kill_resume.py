@@ -147,7 +147,7 @@ def test_killed_autoencoder_equals_the_uninterrupted_one(runs, autoencoder):
     assert_equal_runs(training.workdir, autoencoder)
 
 
-@pytest.mark.slow  # as the diffusion model, which every run of the tests kills
+@pytest.mark.slow  # half a minute more than what every run of the tests kills, the diffusion model
 def test_killed_adversarial_first_stage_equals_the_uninterrupted_one(runs):
     uninterrupted = Training("adversarial", runs / "adversarial")
     uninterrupted.finish()

@@ -51,9 +51,10 @@ def attend(
       q: [b, n, heads, d] queries.
       k: [b, m, heads, d] keys.
       v: [b, m, heads, d] values.
-      attention_impl: 'auto' (on TPUs, in half precision, for long sequences, `flash_attend`;
-        otherwise 'xla'), 'xla' (the logits are written out), or 'cudnn' (`flash_attend`'s like on
-        NVIDIA GPUs, half precision).
+      attention_impl: 'auto' (on TPUs, in bfloat16, for long sequences, `flash_attend`; on CPUs, in
+        float32, `attend_by_heads`; otherwise 'xla'), 'xla' (the logits are written out; the only
+        one with a forward-mode derivative), or 'cudnn' (`flash_attend`'s like on NVIDIA GPUs, half
+        precision).
       causal: query i sees the keys 0 .. i only; otherwise all of them.
       mask: [b, m] bool, the keys that any query sees; None for all of them.
     """
@@ -65,12 +66,12 @@ def attend(
             q, k, v, mask=seen, is_causal=causal, implementation=implementation
         )
 
-    if attention_impl == "cudnn" or causal or mask is not None:
+    if attention_impl != "auto" or causal or mask is not None:
         return fused(q, k, v)
     # By the platform that the program is lowered for, which may be another than this one.
     if q.dtype == jnp.float32:
         return jax.lax.platform_dependent(q, k, v, cpu=attend_by_heads, default=fused)
-    if attention_impl == "auto" and takes_flash(q.shape[1], k.shape[1], q.shape[3]):
+    if q.dtype == jnp.bfloat16 and takes_flash(q.shape[1], k.shape[1], q.shape[3]):
         return jax.lax.platform_dependent(q, k, v, tpu=flash_attend, default=fused)
     return fused(q, k, v)
 

@@ -23,10 +23,12 @@ RESIDUALS = "flash_residuals"
 
 # Below this many keys the logits are small, and the kernel's own overhead is not.
 SHORTEST = 256
-# Keys and values of a head stay on the chip in the forward pass, the sum of the gradients of its
-# queries in the backward pass: 8 bytes a number, of 16 MiB.
-LARGEST = 2**20
+# Keys and values of a head stay on the chip in the forward pass, the gradients of its queries in
+# the backward pass: 8 bytes a number in bfloat16, of 64 MiB or more.
+LARGEST = 2**22
 _BLOCKS = (512, 256, 128)
+_USUAL_MEMORY = 16 * 2**20  # bytes that Mosaic takes unless it is told that it may take more
+_LOGITS = 6 * 2**20  # bytes of a few arrays as large as a block of logits
 
 
 def takes_flash(queries: int, keys: int, head_dim: int) -> bool:
@@ -119,6 +121,8 @@ def _forward(q: Array, k: Array, v: Array, interpret: bool) -> tuple[Array, Arra
             jax.ShapeDtypeStruct((b, heads, 1, n), jnp.float32),
         ),
         interpret=interpret,
+        # Keys and values twice, while the next head's are on their way; queries and results.
+        memory=4 * d * m * q.itemsize + d * block * (4 * q.itemsize + 8) + _LOGITS,
     )(q, k, v)
 
 
@@ -179,6 +183,8 @@ def _backward(
         out_shape=tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, v)),
         scratch_shapes=[pltpu.VMEM((d, size), jnp.float32) for size in (n, block, block)],
         interpret=interpret,
+        # Gradients of queries, a sum and two results; blocks of five inputs and of two results.
+        memory=d * n * (4 + 2 * q.itemsize) + d * _BLOCKS[0] * (14 * q.itemsize + 8) + _LOGITS,
     )(q, k, v, o, logsumexp, do)
 
 
@@ -192,11 +198,20 @@ def _product(a: Array, b: Array, axis_of_a: int, axis_of_b: int) -> Array:
     return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
-def _call(kernel: Any, *, grid: tuple[int, ...], **options: Any) -> Any:
-    """Returns `pallas_call` of a kernel; images and heads are independent, blocks have an order."""
+def _call(kernel: Any, *, grid: tuple[int, ...], memory: int, **options: Any) -> Any:
+    """Returns `pallas_call` of a kernel; images and heads are independent, blocks have an order.
+
+    Args:
+      kernel: what to run.
+      grid: images, heads, blocks.
+      memory: bytes on the chip, about.
+      **options: of `pallas_call`.
+    """
     from jax.experimental import pallas as pl
     from jax.experimental.pallas import tpu as pltpu
 
     order: Any = ("parallel",) * 2 + ("arbitrary",) * (len(grid) - 2)
-    parameters = pltpu.CompilerParams(dimension_semantics=order)
+    # Said only where it is needed: the oldest chips have no more than the usual.
+    limit = max(memory * 5 // 4, _USUAL_MEMORY) if memory > _USUAL_MEMORY // 2 else None
+    parameters = pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=limit)
     return pl.pallas_call(kernel, grid=grid, compiler_params=parameters, **options)

@@ -172,7 +172,7 @@ def largest_batch(
     if not other:
         return Largest(0, None, peaks)
     rising = look(other)
-    while rising and peaks[other] <= peaks[batch] and len(peaks) < _FLAT:
+    while rising and batch < other and peaks[other] <= peaks[batch] and len(peaks) < _FLAT:
         batch, other = other, 2 * other  # what the batch takes is still hidden by something larger
         rising = look(other)
     first = predicted = _meets(peaks, batch, other, unit, memory)

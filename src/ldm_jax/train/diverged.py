@@ -23,6 +23,7 @@ from ldm_jax.core.types import PyTree
 from ldm_jax.data.pipeline import Stream
 from ldm_jax.data.source import Source
 from ldm_jax.data.split import example_name
+from ldm_jax.parallel.mesh import batch_block
 from ldm_jax.parallel.sharding import put_batch
 from ldm_jax.train.metrics import NonFiniteError, name_not_finite
 from ldm_jax.train.state import TrainState
@@ -84,7 +85,7 @@ class Diagnosis:
                 {"step": step, **{name: _plain(value) for name, value in metrics.items()}}
                 for step, metrics in error.window
             ],
-            "examples": self._named(error.step),
+            "examples": self._named(error.step, mesh),
         }
         # At once, for what follows takes time, and may meet what broke the run.
         _write(path, record)
@@ -100,14 +101,16 @@ class Diagnosis:
         _write(path, record)
         return error.with_more(rest)
 
-    def _named(self, step: int) -> list[dict[str, Any]]:
-        """Returns the examples of a batch, those of every process, in its order, each once."""
+    def _named(self, step: int, mesh: Mesh) -> list[dict[str, Any]]:
+        """Returns the examples of a batch, those of every process, in its order."""
         indices = self._examples[step]
         if jax.process_count() > 1:
-            indices = np.asarray(multihost_utils.process_allgather(indices, tiled=True))
-        # Processes that share rows, as `tensor` makes them, name the same examples.
-        once = dict.fromkeys(map(int, indices))
-        named = ((index, example_name(self._source, index)) for index in once)
+            # By block, for processes that `tensor` reaches over hold the same rows.
+            rows = np.append(batch_block(mesh)[0], indices)
+            gathered = np.asarray(multihost_utils.process_allgather(rows))
+            blocks = {int(block): rest for block, *rest in gathered}
+            indices = np.concatenate([blocks[block] for block in sorted(blocks)])
+        named = ((int(index), example_name(self._source, int(index))) for index in indices)
         return [{"index": index, **({"name": name} if name else {})} for index, name in named]
 
     def _replay(self, last: int, mesh: Mesh, state: TrainState, frozen: PyTree) -> dict[str, Any]:

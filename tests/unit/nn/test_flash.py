@@ -90,12 +90,13 @@ def test_what_a_mesh_does_not_divide_stays_whole(batch, heads):
     ("queries", "keys", "head_dim", "expected"),
     [
         (4096, 4096, 40, True),
-        (16384, 16384, 64, True),
+        (16384, 16384, 160, True),
+        (4096, 4096, 512, True),
         (256, 256, 160, True),
         (4096, 77, 40, False),
         (900, 900, 40, False),
         (128, 128, 40, False),
-        (16384, 16384, 160, False),
+        (16384, 16384, 512, False),
     ],
 )
 def test_long_sequences_in_whole_blocks_take_the_kernel(queries, keys, head_dim, expected):
@@ -106,6 +107,7 @@ def test_long_sequences_in_whole_blocks_take_the_kernel(queries, keys, head_dim,
     ("impl", "dtype", "causal", "expected"),
     [
         ("auto", "bfloat16", False, True),
+        ("auto", "float16", False, False),
         ("auto", "float32", False, False),
         ("auto", "bfloat16", True, False),
         ("xla", "bfloat16", False, False),
