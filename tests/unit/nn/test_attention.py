@@ -84,6 +84,13 @@ def test_both_forms_of_attention_have_one_value_and_one_gradient():
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
+def test_plain_attention_has_a_forward_derivative():
+    q, k, v = (jax.random.normal(jax.random.key(i), (1, 3, 2, 4)) for i in range(3))
+    _, tangent = jax.jvp(lambda q: attend(q, k, v, "xla"), (q,), (v,))
+    moved = [attend(q + step * v, k, v, "xla") for step in (-1e-2, 1e-2)]
+    np.testing.assert_allclose(tangent, (moved[1] - moved[0]) / 2e-2, atol=1e-3)
+
+
 def test_softmax_is_float32_for_bfloat16_inputs():
     # Logits of 300 and 299 are both 300 in bfloat16; only float32 tells them apart.
     q = jnp.full((1, 1, 1, 1), 1.0, jnp.bfloat16)

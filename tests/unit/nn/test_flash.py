@@ -107,7 +107,6 @@ def test_long_sequences_in_whole_blocks_take_the_kernel(queries, keys, head_dim,
     ("impl", "dtype", "causal", "expected"),
     [
         ("auto", "bfloat16", False, True),
-        ("auto", "float16", False, False),
         ("auto", "float32", False, False),
         ("auto", "bfloat16", True, False),
         ("xla", "bfloat16", False, False),
@@ -118,3 +117,9 @@ def test_a_program_for_a_tpu_has_the_kernel_where_it_should(impl, dtype, causal,
     traced = jax.jit(lambda q, k, v: attend(q, k, v, impl, causal)).trace(x, x, x)
     assert ("tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()) == expected
     assert "custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_float16_keeps_to_xla_for_the_compiler_of_kernels_does_not_know_it():
+    x = jax.ShapeDtypeStruct((1, 1024, 2, 40), "float16")
+    traced = jax.jit(lambda q, k, v: attend(q, k, v, "auto")).trace(x, x, x)
+    assert "custom_call" not in traced.lower(lowering_platforms=("tpu",)).as_text()
