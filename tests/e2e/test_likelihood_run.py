@@ -72,9 +72,7 @@ def test_latents_of_a_run(latent, measured):
     assert (found.terms[1:] > 0).all()
     # In eps and in x0, the error is the same one.
     alpha_bar = np.asarray(task.schedule.alpha_bar, np.float64)
-    np.testing.assert_allclose(
-        found.eps_mse, found.x0_mse * alpha_bar / (1 - alpha_bar), rtol=1e-2
-    )
+    np.testing.assert_allclose(found.eps_mse, found.x0_mse * alpha_bar / (1 - alpha_bar), rtol=1e-2)
     np.testing.assert_allclose(found.curve.distortion, np.sqrt(found.x0_mse))
     np.testing.assert_allclose(found.curve.rate[-1], found.prior)
     np.testing.assert_allclose(found.curve.rate[0], found.prior + found.terms[1:].sum())

@@ -225,9 +225,7 @@ def _term(
         squared = jnp.square(step.c_x0 * (x0 - prediction.x0)) * jnp.exp(-log_variance)
         return 0.5 * (gap + jnp.expm1(-gap) + squared)
 
-    return jax.lax.cond(
-        step.t == 0, lambda: -decoder(x0, prediction.x0, log_variance), divergence
-    )
+    return jax.lax.cond(step.t == 0, lambda: -decoder(x0, prediction.x0, log_variance), divergence)
 
 
 def _prior(schedule: Schedule, x0: Array) -> Array:

@@ -179,7 +179,9 @@ def _summary(
     mean = {name: np.mean(x, axis=0, dtype=np.float64) for name, x in found.items()}
     bits = Profile(*(found[name] for name in PROFILE)).bits()
     rate, distortion = cumulative_rate(mean["prior"], mean["terms"]), np.sqrt(mean["x0_mse"])
-    of, unit, factor = ("pixels", "levels", _LEVELS) if of_pixels(task) else ("latents", "latents", 1.0)
+    of, unit, factor = (
+        ("pixels", "levels", _LEVELS) if of_pixels(task) else ("latents", "latents", 1.0)
+    )
     decoded = floor = None
     if len(chosen):
         decoded = Curve(chosen, rate[chosen], _LEVELS * np.sqrt(mean["decoded"]), "levels")

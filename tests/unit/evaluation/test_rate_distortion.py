@@ -80,7 +80,13 @@ def test_chosen_timesteps_see_the_noise_of_the_profile(x0, profile):
 
     def measure(x0, indices):
         return x0_errors(
-            predict, SCHEDULE, x0, 0, indices, chosen, lambda x0_hat: mean_square(2 * x0, 2 * x0_hat)
+            predict,
+            SCHEDULE,
+            x0,
+            0,
+            indices,
+            chosen,
+            lambda x0_hat: mean_square(2 * x0, 2 * x0_hat),
         )
 
     found = jax.jit(measure)(few, jnp.arange(4))
