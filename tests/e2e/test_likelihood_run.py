@@ -168,7 +168,7 @@ class Silent:
         return jnp.zeros_like(z)
 
 
-def test_errors(pixel, latent):
+def test_errors_of_pixels(pixel):
     task, params, load = pixel
     frozen = Frozen({}, LatentScale(jnp.zeros(3), jnp.ones(3)))
     with pytest.raises(UserError) as error:
@@ -194,6 +194,9 @@ def test_errors(pixel, latent):
         "likelihood: the bound of example 7 is not a number. Legal: parameters that have not "
         "diverged."
     )
+
+
+def test_moments_have_no_image(latent):
     task, params, frozen, load = latent
     moments = {"moments": np.zeros((1, *task.moments_shape), np.float32)}
     measure = make_likelihood(task, mesh_of(1), decode_at=(1,), per_device_batch=1)
