@@ -176,9 +176,9 @@ def _summary(
     task: LatentDiffusionTask, found: Mapping[str, np.ndarray], variance: str, chosen: np.ndarray
 ) -> Likelihood:
     """Returns the means over all images, taken in one go, whatever the buckets were."""
-    mean = {name: np.mean(x, axis=0, dtype=np.float64) for name, x in found.items()}
+    mean = {k: np.asarray(np.mean(x, axis=0, dtype=np.float64)) for k, x in found.items()}
     bits = Profile(*(found[name] for name in PROFILE)).bits()
-    rate, distortion = cumulative_rate(mean["prior"], mean["terms"]), np.sqrt(mean["x0_mse"])
+    rate, distortion = cumulative_rate(float(mean["prior"]), mean["terms"]), np.sqrt(mean["x0_mse"])
     of, unit, factor = (
         ("pixels", "levels", _LEVELS) if of_pixels(task) else ("latents", "latents", 1.0)
     )
