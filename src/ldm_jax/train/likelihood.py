@@ -148,7 +148,8 @@ def make_likelihood(
     ) -> Likelihood:
         indices = np.asarray(indices, np.int32)
         check_positive("likelihood images", [len(indices)])
-        at, parts = put_whole(np.uint32(seed), replicated(mesh)), []
+        at = put_whole(np.uint32(seed), replicated(mesh))
+        parts: list[dict[str, np.ndarray]] = []
         for positions in buckets(len(indices), size):
             numbers, start = indices[positions], int(positions[0])
             batch, placed = put_rows(mesh, (dict(load(numbers)), numbers))
