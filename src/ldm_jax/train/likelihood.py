@@ -178,7 +178,8 @@ def _summary(
 ) -> Likelihood:
     """Returns the means over all images, taken in one go, whatever the buckets were."""
     mean = {k: np.asarray(np.mean(x, axis=0, dtype=np.float64)) for k, x in found.items()}
-    bits = Profile(*(found[name] for name in PROFILE)).bits()
+    fields: dict[str, Any] = {name: found[name] for name in PROFILE}
+    bits = Profile(**fields).bits()
     rate, distortion = cumulative_rate(float(mean["prior"]), mean["terms"]), np.sqrt(mean["x0_mse"])
     of, unit, factor = (
         ("pixels", "levels", _LEVELS) if of_pixels(task) else ("latents", "latents", 1.0)
