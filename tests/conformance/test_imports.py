@@ -89,7 +89,15 @@ def test_files_stay_short():
 @pytest.mark.parametrize(
     "registry",
     [SAMPLERS, CONDITIONERS, SOURCES, TOKENIZERS, NETWORKS, FIRST_STAGES, EXTRACTORS],
-    ids=["samplers", "conditioners", "sources", "tokenizers", "networks", "first stages", "extractors"],
+    ids=[
+        "samplers",
+        "conditioners",
+        "sources",
+        "tokenizers",
+        "networks",
+        "first stages",
+        "extractors",
+    ],
 )
 def test_every_registry_entry_has_a_unit_test_file(registry):
     for name, entry in registry.items():

@@ -83,12 +83,15 @@ def by_blocks(
             for x, value in zip(rows, fill, strict=True)
         )
         found = program(tuple(put_rows(mesh, x) for x in padded), placed)
-        yield block, {
-            name: np.asarray(x).any(axis=0)
-            if name.startswith("any_")
-            else np.asarray(x)[: size - missing]
-            for name, x in found.items()
-        }
+        yield (
+            block,
+            {
+                name: np.asarray(x).any(axis=0)
+                if name.startswith("any_")
+                else np.asarray(x)[: size - missing]
+                for name, x in found.items()
+            },
+        )
 
 
 @functools.cache

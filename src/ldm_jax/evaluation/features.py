@@ -10,21 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from ldm_jax.core.checks import UserError, check_in, check_shape
 from ldm_jax.core.types import Array, PyTree
-from ldm_jax.parallel.mesh import batch_shards, make_mesh
-from ldm_jax.parallel.sharding import (
-    batch_sharding,
-    gather_weights,
-    put_rows,
-    put_whole,
-    replicated,
-    shardings,
-)
+from ldm_jax.evaluation.row_program import RowProgram
 
 
 class Extracted(NamedTuple):
@@ -91,24 +82,15 @@ class Extraction:
     ):
         for output in outputs:
             check_in("extractor: outputs", output, OUTPUTS)
-        if batch_size < 1:
-            raise UserError(f"extractor: batch_size={batch_size}. Legal: 1 or more.")
-        self._mesh = mesh = make_mesh() if mesh is None else mesh
-        self._batch_size = -(-batch_size // batch_shards(mesh)) * batch_shards(mesh)
-        self._params = put_whole(extractor.params, shardings(mesh, extractor.params))
 
         def extract(params: PyTree, images: Array) -> dict[str, Array]:
-            found = extractor.apply(gather_weights(params), images)._asdict()
+            found = extractor.apply(params, images)._asdict()
             missing = [output for output in outputs if found[output] is None]
             if missing:
                 raise UserError(f"extractor {extractor.name}: has no {missing[0]}.")
             return {output: found[output] for output in outputs}
 
-        self._extract = jax.jit(
-            extract,
-            in_shardings=(shardings(mesh, extractor.params), batch_sharding(mesh)),
-            out_shardings=replicated(mesh),
-        )
+        self._extract = RowProgram(extractor.params, extract, batch_size, mesh)
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Returns each output, [n, …] float32, of images uint8 [n, h, w, c] of one size, n > 0.
@@ -125,14 +107,7 @@ class Extraction:
                 f"extractor: images: got {len(images)} of {images.dtype}. Legal: 1 or more of "
                 "uint8, in [0, 255], as images are stored."
             )
-        found = []
-        for start in range(0, len(images), self._batch_size):
-            rows = images[start : start + self._batch_size]
-            missing = self._batch_size - len(rows)
-            padded = np.concatenate([rows, np.repeat(rows[:1], missing, axis=0)])
-            batch = self._extract(self._params, put_rows(self._mesh, padded))
-            found.append({name: np.asarray(x)[: len(rows)] for name, x in batch.items()})
-        return {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+        return self._extract(images)
 
 
 def file_sha256(path: Path) -> str:

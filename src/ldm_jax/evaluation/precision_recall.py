@@ -65,9 +65,7 @@ def precision_recall(
     mesh = make_mesh() if mesh is None else mesh
     radii, sample_radii = squared_radii(real, k, mesh), squared_radii(samples, k, mesh)
     is_real, is_recalled = np.zeros(len(samples), bool), np.zeros(len(real), bool)
-    blocks = by_blocks(
-        _find_inside, mesh, (real, radii), (samples, sample_radii), (0.0, _NOWHERE)
-    )
+    blocks = by_blocks(_find_inside, mesh, (real, radii), (samples, sample_radii), (0.0, _NOWHERE))
     for rows, found in blocks:
         is_real |= found["any_inside"]
         is_recalled[rows] = found["inside"]

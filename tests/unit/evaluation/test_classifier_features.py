@@ -12,7 +12,6 @@ from ldm_jax.evaluation.classifier_features import classifier, write_classifier
 from ldm_jax.evaluation.classifier_training import accuracy, train_classifier
 from ldm_jax.evaluation.features import Extraction, file_sha256
 from ldm_jax.evaluation.metric_names import metric_name
-from ldm_jax.interop.mapping import flatten
 from ldm_jax.interop.safetensors_io import SafetensorsFile, SafetensorsWriter
 from ldm_jax.interop.tensors import TensorInfo
 from ldm_jax.models.image_classifier import ImageClassifier
@@ -123,9 +122,7 @@ def test_refuses_another_file(path, tmp_path):
     write(missing, leaves | {"logits/bias": np.zeros(4, np.float32)}, note)
     assert refusal(missing) == f"{missing}: 'logits/bias': got shape (4,), expected (3,)."
     write(missing, leaves | {"logits/bias": np.zeros(3, np.float16)}, note)
-    assert refusal(missing) == (
-        f"{missing}: 'logits/bias': got float16, expected float32. {legal}"
-    )
+    assert refusal(missing) == (f"{missing}: 'logits/bias': got float16, expected float32. {legal}")
 
 
 @pytest.mark.parametrize("domain", ["", "Inception"])

@@ -59,7 +59,7 @@ def test_refuses_what_it_cannot_read():
         "spatial."
     )
     assert refusal(lambda: Extraction(PLAIN, batch_size=0)) == (
-        "extractor: batch_size=0. Legal: 1 or more."
+        "evaluation: batch_size=0. Legal: 1 or more."
     )
     spatial = Extraction(PLAIN, ("spatial",))
     assert refusal(lambda: spatial(images(2))) == "extractor plain: has no spatial."
@@ -156,8 +156,8 @@ def test_the_name_of_the_file_is_the_start_of_its_hash():
 
 
 def test_inception_gives_all_three_outputs():
-    shapes = jax.eval_shape(
-        inception_features.Inception().init, jax.random.key(0), images(1, 8)
-    )["params"]
+    shapes = jax.eval_shape(inception_features.Inception().init, jax.random.key(0), images(1, 8))[
+        "params"
+    ]
     found = jax.eval_shape(inception_features._apply, shapes, images(2, 8))
     assert [x.shape for x in found] == [(2, 2048), (2, 1008), (2, 2023)]

@@ -20,7 +20,9 @@ def by_the_book(logits, splits, seed):
         part = shuffled[k * n // splits : (k + 1) * n // splits]
         p = np.exp(part) / np.exp(part).sum(axis=1, keepdims=True)
         marginal = p.mean(axis=0)
-        divergences = [sum(a * math.log(a / b) for a, b in zip(x, marginal, strict=True)) for x in p]
+        divergences = [
+            sum(a * math.log(a / b) for a, b in zip(x, marginal, strict=True)) for x in p
+        ]
         scores.append(math.exp(sum(divergences) / len(part)))
     return scores
 

@@ -31,10 +31,7 @@ def by_naeem(real, samples, k):
     """Returns density and coverage, by equations 5 and 7 of Naeem et al."""
     radii = [radius(real, i, k) for i in range(len(real))]
     inside = np.array(
-        [
-            [np.linalg.norm(x - c) < r for x in samples]
-            for c, r in zip(real, radii, strict=True)
-        ]
+        [[np.linalg.norm(x - c) < r for x in samples] for c, r in zip(real, radii, strict=True)]
     )
     return inside.sum() / (k * len(samples)), inside.any(axis=1).mean()
 
@@ -72,8 +69,9 @@ def test_blocks_and_devices_make_no_difference(monkeypatch):
     # Blocks of 3 rows a device, the last one not full.
     monkeypatch.setattr(distances, "_MOST", 3 * len(samples))
     for mesh in (make_mesh((2, 2, 2)), make_mesh((1, 1, 1), jax.devices()[:1])):
-        found = precision_recall(real, samples, mesh=mesh), density_coverage(
-            real, samples, mesh=mesh
+        found = (
+            precision_recall(real, samples, mesh=mesh),
+            density_coverage(real, samples, mesh=mesh),
         )
         assert found == expected
 

@@ -41,7 +41,10 @@ def images(seed, shape=SHAPE):
 @jax.jit
 def look_inside(params, images):
     """Returns what the network says, and the maps of all branches of one layer."""
-    kept = lambda module, _: module.name == "branch1x1"
+
+    def kept(module, _):
+        return module.name == "branch1x1"
+
     return MODEL.apply({"params": params}, images, capture_intermediates=kept)
 
 
