@@ -1,5 +1,6 @@
 """Training of the small classifier whose features judge a domain; on real images only."""
 
+import functools
 from typing import Any
 
 import jax
@@ -75,13 +76,14 @@ def accuracy(
 ) -> float:
     """Returns the share of images, uint8 [n, h, w, c], that are put in their class [n]."""
     _check(model, images, classes)
-
-    @jax.jit
-    def classify(images: Array) -> Array:
-        return jnp.argmax(model.bind({"params": params})(images).logits, axis=-1)
-
-    found = [classify(images[k : k + batch_size]) for k in range(0, len(images), batch_size)]
+    starts = range(0, len(images), batch_size)
+    found = [_classify(model, params, images[k : k + batch_size]) for k in starts]
     return float(np.mean(np.concatenate(found) == classes))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _classify(model: ImageClassifier, params: PyTree, images: Array) -> Array:
+    return jnp.argmax(model.bind({"params": params})(images).logits, axis=-1)
 
 
 def _moved(images: Array, offsets: Array, margin: int) -> Array:

@@ -49,20 +49,20 @@ def test_learns_to_tell_classes_apart():
 
 
 def test_training_follows_from_the_seed():
-    images, classes = examples(50, 0)
-    first, same, other = (
-        train_classifier(MODEL, images, classes, steps=2, batch_size=8, seed=seed)
-        for seed in (0, 0, 1)
+    same, other = (
+        train_classifier(MODEL, *examples(300, 0), steps=40, batch_size=32, seed=seed)
+        for seed in (0, 1)
     )
-    jax.tree.map(np.testing.assert_array_equal, first, same)
-    assert np.any(first["logits"]["kernel"] != other["logits"]["kernel"])
+    jax.tree.map(np.testing.assert_array_equal, trained(), same)
+    assert np.any(same["logits"]["kernel"] != other["logits"]["kernel"])
 
 
 def test_extractor_gives_what_the_network_gives(path):
     images, _ = examples(5, 1)
     extractor = classifier(path)
     found = Extraction(extractor, ("features", "logits"), 8)(images)
-    expected = MODEL.apply({"params": trained()}, images)
+    # Grey images count as three equal channels.
+    expected = jax.jit(MODEL.apply)({"params": trained()}, images.repeat(3, axis=-1))
     np.testing.assert_allclose(found["features"], expected.features, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found["logits"], expected.logits, rtol=1e-5, atol=1e-5)
     assert found["features"].shape == (5, 12)
@@ -80,13 +80,6 @@ def test_extractor_carries_its_domain(path):
     assert metric_name("is", extractor.name) == "classifier score (stripes classifier)"
     with SafetensorsFile(path) as file:
         assert json.loads(file.metadata["image_classifier"])["about"] == {"accuracy": 1.0}
-
-
-def test_grey_images_count_as_three_equal_channels(path):
-    images, _ = examples(2, 1)
-    extractor = classifier(path)
-    expected = extractor.features(images.repeat(3, axis=-1))
-    np.testing.assert_array_equal(extractor.features(images), expected)
 
 
 def write(path, leaves, note):

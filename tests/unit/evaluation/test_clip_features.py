@@ -60,6 +60,11 @@ def params():
     return jax.tree.map(lambda x: 0.5 * rng.standard_normal(x.shape, np.float32), shapes)
 
 
+@jax.jit
+def context_of(tokens):
+    return TEXT.apply({"params": params()["text"]}, {"tokens": tokens}).context
+
+
 def tensors():
     """Returns the same by the names of a CLIPModel."""
     towers = {
@@ -92,7 +97,8 @@ def folder(tmp_path):
 def test_images_are_embedded_by_the_image_tower(folder):
     extractor = clip(folder)
     grey = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
-    expected = IMAGE.apply({"params": params()["image"]}, {"image": grey.repeat(3, -1)}).context
+    embed = jax.jit(lambda params, images: IMAGE.apply({"params": params}, {"image": images}))
+    expected = embed(params()["image"], grey.repeat(3, -1)).context
     found = Extraction(extractor, batch_size=8)(grey)["features"]
     np.testing.assert_allclose(found, expected[:, 0], rtol=1e-5, atol=1e-5)
     assert metric_name("clip_score", extractor.name) == "CLIP score (CLIP tiny)"
@@ -104,7 +110,7 @@ def test_captions_are_read_at_their_end_and_projected(folder):
     tokenizer.save(folder)
     captions = ["a red square", "blue circle", "circle", "a a a a a a a a"]
     tokens = np.stack([tokenizer(caption) for caption in captions])
-    context = TEXT.apply({"params": params()["text"]}, {"tokens": tokens}).context
+    context = context_of(tokens)
     # Its configuration names no end token, so the largest id of a caption is it.
     ends = [2, 1, 0, 0]
     expected = np.stack([context[k, end] for k, end in enumerate(ends)]) @ params()["projection"]
@@ -113,10 +119,14 @@ def test_captions_are_read_at_their_end_and_projected(folder):
 
 
 def test_the_first_end_token_counts():
-    tokens = np.array([[1, 3, 7, 3, 3], [3, 5, 5, 5, 3]], np.int32)
-    context = TEXT.apply({"params": params()["text"]}, {"tokens": tokens}).context
-    found = embed_captions(Clip(IMAGE, TEXT, params(), 3), params(), tokens)
-    expected = np.stack([context[0, 1], context[1, 0]]) @ params()["projection"]
+    tokens = np.array(
+        [[1, 3, 7, 3, 3], [3, 5, 5, 5, 3], [1, 1, 1, 1, 3], [7, 7, 3, 1, 1]], np.int32
+    )
+    context = context_of(tokens)
+    model = Clip(IMAGE, TEXT, params(), 3)
+    found = jax.jit(lambda params, tokens: embed_captions(model, params, tokens))(params(), tokens)
+    ends = [1, 0, 4, 2]
+    expected = np.stack([context[k, end] for k, end in enumerate(ends)]) @ params()["projection"]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 

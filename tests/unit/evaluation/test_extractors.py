@@ -2,7 +2,6 @@
 
 import hashlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from ldm_jax.evaluation.fid import FeatureStatistics, fid
 from ldm_jax.evaluation.inception_features import FILE, inception
 from ldm_jax.evaluation.metric_names import metric_name
 from ldm_jax.evaluation.pixel_features import pixels
+from ldm_jax.models.inception import InceptionOutput
 from ldm_jax.parallel.mesh import make_mesh
 
 
@@ -155,9 +155,20 @@ def test_the_name_of_the_file_is_the_start_of_its_hash():
     assert inception_features.SHA256.startswith(FILE.removesuffix(".pth").rpartition("-")[2])
 
 
-def test_inception_gives_all_three_outputs():
-    shapes = jax.eval_shape(inception_features.Inception().init, jax.random.key(0), images(1, 8))[
-        "params"
-    ]
-    found = jax.eval_shape(inception_features._apply, shapes, images(2, 8))
-    assert [x.shape for x in found] == [(2, 2048), (2, 1008), (2, 2023)]
+def test_inception_gives_all_three_outputs(weights, monkeypatch):
+    class FakeInception:
+        """Returns numbers that tell which output is which, and that the parameters arrive."""
+
+        def bind(self, variables):
+            fill = variables["params"]["fc"][0]
+            return lambda x: InceptionOutput(
+                features=jnp.full((len(x), 4), fill),
+                logits=jnp.full((len(x), 5), 2 * fill),
+                spatial=jnp.full((len(x), 6), 3 * fill),
+            )
+
+    monkeypatch.setattr(inception_features, "Inception", FakeInception)
+    extractor = inception(weights, sha256=file_sha256(weights))
+    found = Extraction(extractor, ("features", "logits", "spatial"))(images(2))
+    for name, width, value in (("features", 4, 1), ("logits", 5, 2), ("spatial", 6, 3)):
+        np.testing.assert_array_equal(found[name], np.full((2, width), value))
