@@ -40,7 +40,7 @@ def squared_distances(rows: Array, columns: Array) -> Array:
 
 def centred(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns both sets in float32, moved so that the mean of the first is zero."""
-    mean = np.mean(first, axis=0, dtype=np.float64)[None, :]
+    mean = first.mean(axis=0, dtype=np.float64)[None, :]
     return (first - mean).astype(np.float32), (second - mean).astype(np.float32)
 
 
@@ -86,7 +86,7 @@ def by_blocks(
         yield (
             block,
             {
-                name: np.asarray(x).any(axis=0)
+                name: np.logical_or.reduce(np.asarray(x))
                 if name.startswith("any_")
                 else np.asarray(x)[: size - missing]
                 for name, x in found.items()

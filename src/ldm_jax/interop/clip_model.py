@@ -78,12 +78,12 @@ def load_clip(folder: Path) -> Clip:
 def embed_images(clip: Clip, params: PyTree, images: Any) -> jax.Array:
     """Returns embeddings [b, d] of images, uint8 [b, h, w, 3], squeezed where not square."""
     tower = clip.image.bind({"params": params["image"]})
-    return tower({"image": images}).context[:, 0]
+    return tower.encode(tower.prepare(images))
 
 
 def embed_captions(clip: Clip, params: PyTree, tokens: Any) -> jax.Array:
     """Returns embeddings [b, d] of captions, int32 [b, length], read at their first end token."""
-    context = clip.text.bind({"params": params["text"]})({"tokens": tokens}).context
+    context = clip.text.bind({"params": params["text"]}).encode(tokens)
     ends = jnp.argmax(tokens if clip.end is None else tokens == clip.end, axis=1)
     pooled = jnp.take_along_axis(context, ends[:, None, None], axis=1)[:, 0]
     return jnp.dot(pooled, params["projection"], precision=jax.lax.Precision.HIGHEST)
