@@ -85,13 +85,13 @@ def by_blocks(
         found = program(tuple(put_rows(mesh, x) for x in padded), placed)
         yield (
             block,
-            {
-                name: np.logical_or.reduce(np.asarray(x))
-                if name.startswith("any_")
-                else np.asarray(x)[: size - missing]
-                for name, x in found.items()
-            },
+            {name: _joined(name, np.asarray(x), size - missing) for name, x in found.items()},
         )
+
+
+def _joined(name: str, found: np.ndarray, rows: int) -> np.ndarray:
+    """Returns a result of all devices, without the rows that were made up."""
+    return np.logical_or.reduce(found) if name.startswith("any_") else found[:rows]
 
 
 @functools.cache
