@@ -83,8 +83,10 @@ def _open(weights: str | Path | None) -> tuple[Path, Clip]:
 
 
 def _fingerprint(model: Clip) -> str:
-    """Returns the sha256 of both towers' settings and of every number in them."""
-    digest = hashlib.sha256(f"{model.image!r} {model.text!r} {model.end}".encode())
+    """Returns the sha256 of every number in both towers, and of what their shapes do not tell."""
+    towers = (model.image, model.text)
+    settings = [(tower.num_heads, tower.activation) for tower in towers]
+    digest = hashlib.sha256(f"{settings} {model.end}".encode())
     for path, leaf in sorted(flatten(model.params).items()):
         digest.update(f"\n{path} {leaf.shape}\n".encode())
         digest.update(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
