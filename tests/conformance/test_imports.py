@@ -11,6 +11,7 @@ import pytest
 
 from ldm_jax.conditioning import CONDITIONERS
 from ldm_jax.data import SOURCES, TOKENIZERS
+from ldm_jax.evaluation.extractors import EXTRACTORS
 from ldm_jax.models import FIRST_STAGES, NETWORKS
 from ldm_jax.samplers import SAMPLERS
 
@@ -87,8 +88,16 @@ def test_files_stay_short():
 
 @pytest.mark.parametrize(
     "registry",
-    [SAMPLERS, CONDITIONERS, SOURCES, TOKENIZERS, NETWORKS, FIRST_STAGES],
-    ids=["samplers", "conditioners", "sources", "tokenizers", "networks", "first stages"],
+    [SAMPLERS, CONDITIONERS, SOURCES, TOKENIZERS, NETWORKS, FIRST_STAGES, EXTRACTORS],
+    ids=[
+        "samplers",
+        "conditioners",
+        "sources",
+        "tokenizers",
+        "networks",
+        "first stages",
+        "extractors",
+    ],
 )
 def test_every_registry_entry_has_a_unit_test_file(registry):
     for name, entry in registry.items():

@@ -29,6 +29,7 @@ class Purpose(enum.IntEnum):
     LPIPS_DROPOUT = 9
     DISCRIMINATOR_POSTERIOR = 10
     CODE_REVIVAL = 11
+    LIKELIHOOD = 12
 
 
 def step_key(seed: int | Array, step: int | Array, purpose: Purpose) -> Array:

@@ -13,6 +13,7 @@ from ldm_jax.core.types import Array
 
 FEATURES = 2048
 CLASSES = 1008
+SPATIAL_BLOCK, SPATIAL_CHANNELS = "Mixed_6d", 7  # TensorFlow's mixed_6/conv, as ADM reads it
 _EPS = 1e-3
 _LEAST = 75  # below it, nothing is left of an image after the last stride
 # Scores must not depend on the machine: TPUs and recent GPUs would round float32 factors.
@@ -81,14 +82,18 @@ class InceptionOutput(NamedTuple):
     Attributes:
       features: [b, 2048] float32, the last map averaged over its pixels; for FID and KID.
       logits: [b, 1008] float32, without the bias, as the inception score takes them.
+      spatial: [b, 17 * 17 * 7 = 2023] float32, the first channels of an inner map, pixel by pixel;
+        for sFID (Nash et al. 2021, https://arxiv.org/abs/2103.03841, as Dhariwal & Nichol 2021,
+        https://arxiv.org/abs/2105.05233, compute it). Fewer where `size` is not 299.
     """
 
     features: Array
     logits: Array
+    spatial: Array
 
 
 class Inception(nn.Module):
-    """Returns features and logits of images, by the network of 2015-12-05 that defines the FID.
+    """Returns what the network of 2015-12-05, which defines the FID, makes of images.
 
     Szegedy et al. 2015 (https://arxiv.org/abs/1512.00567), in the form of TensorFlow's published
     graph, which Heusel et al. 2017 (https://arxiv.org/abs/1706.08500) took for the FID. It is not
@@ -131,9 +136,11 @@ class Inception(nn.Module):
         x = nn.max_pool(x, (3, 3), strides=(2, 2))
         for name, (pool, branches) in _BLOCKS.items():
             x = InceptionBlock(branches, pool, name=name)(x)
+            if name == SPATIAL_BLOCK:
+                spatial = x[..., :SPATIAL_CHANNELS].reshape(len(x), -1)
         features = x.mean((1, 2))
         logits = nn.Dense(CLASSES, use_bias=False, precision=_PRECISION, name="fc")(features)
-        return InceptionOutput(features, logits)
+        return InceptionOutput(features, logits, spatial)
 
 
 class InceptionBlock(nn.Module):

@@ -33,6 +33,7 @@ def test_purposes_keep_their_numbers():
         "LPIPS_DROPOUT": 9,
         "DISCRIMINATOR_POSTERIOR": 10,
         "CODE_REVIVAL": 11,
+        "LIKELIHOOD": 12,
     }
 
 

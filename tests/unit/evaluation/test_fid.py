@@ -113,6 +113,15 @@ def test_one_feature():
     assert fid(gather(first), gather(second)) == pytest.approx(9 + (math.sqrt(2) - 3) ** 2)
 
 
+def test_samples_of_a_shifted_and_wider_gaussian_give_the_closed_form():
+    first, second = (np.random.default_rng(seed).standard_normal((200_000, 4)) for seed in (0, 1))
+    # |30 - 0|^2 of each feature, and (2 - 1)^2 of its deviations.
+    found = fid(gather(first), gather(30 + 2 * second))
+    assert found == pytest.approx(4 * 30**2 + 4, rel=1e-3)
+    # Of the same samples, moved, the deviations are equal to the last digit.
+    assert fid(gather(first), gather(first + 0.1)) == pytest.approx(4 * 0.1**2, rel=1e-6)
+
+
 def test_rotation_changes_nothing():
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0]
     a, b = draw(0, 50), draw(1, 50)

@@ -39,21 +39,43 @@ def images(seed, shape=SHAPE):
 
 
 @jax.jit
+def look_inside(params, images):
+    """Returns what the network says, and the maps of all branches of one layer."""
+
+    def kept(module, _):
+        return module.name == "branch1x1"
+
+    return MODEL.apply({"params": params}, images, capture_intermediates=kept)
+
+
 def describe(params, images):
-    return MODEL.apply({"params": params}, images)
+    return look_inside(params, images)[0]
 
 
 # The network.
 
 
 def test_features_and_logits():
-    features, logits = describe(params(), images(1))
+    features, logits, _ = describe(params(), images(1))
     assert (features.shape, features.dtype) == ((2, 2048), jnp.float32)
     assert (logits.shape, logits.dtype) == ((2, 1008), jnp.float32)
     assert (features >= 0).all()
     assert np.abs(features[0] - features[1]).max() > 1e-3
     expected = np.asarray(features, np.float64) @ params()["fc"]["kernel"]
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_spatial_features_are_the_first_channels_of_one_branch():
+    output, seen = look_inside(params(), images(1))
+    (branch,) = seen["intermediates"]["Mixed_6d"]["branch1x1"]["__call__"]
+    assert branch.shape == (2, 3, 3, 192)
+    np.testing.assert_array_equal(output.spatial, branch[..., :7].reshape(2, 63))
+    assert np.abs(output.spatial[0] - output.spatial[1]).max() > 1e-3
+
+
+def test_there_are_as_many_spatial_features_as_in_adm():
+    variables = {"params": shapes()}
+    assert jax.eval_shape(Inception().apply, variables, images(1)).spatial.shape == (2, 2023)
 
 
 def test_number_of_parameters():
