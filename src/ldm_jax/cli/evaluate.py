@@ -14,8 +14,8 @@ from ldm_jax.cli.sampling_flags import whole
 EXAMPLES = """\
   ldm-jax evaluate --config configs/faces.py --workdir runs/faces --metrics fid,is,pr \\
     --num_samples 50000
-  ldm-jax evaluate --workdir runs/emoji --metrics fid,kid --extractor classifier:emoji.st \\
-    --reference held_out --num_samples 2000 --steps 50 --guidance 2
+  ldm-jax evaluate --workdir runs/emoji --metrics fid,kid --num_samples 2000 --steps 50 \\
+    --reference held_out --extractor classifier:emoji.safetensors
   ldm-jax evaluate --workdir runs/captions --metrics fid,clip --clip clip-vit-large-patch14/
   ldm-jax evaluate --workdir runs/autoencoder --metrics rfid,psnr,ssim --reference held_out
 The same call again goes on where it was stopped; of a finished one it reads the report. Image k
@@ -106,6 +106,7 @@ def _evaluate(config: Any, arguments: argparse.Namespace) -> None:
 
         def progress(what: str, count: int, total: int) -> None:
             if what not in bars:
+                stack.close()  # the bar before it is full
                 bars[what] = stack.enter_context(Progress(what, total, "image", shown=first))
             bars[what](count)
 
