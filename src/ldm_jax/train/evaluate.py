@@ -80,13 +80,13 @@ def evaluate(
     cache = out if cache is None else Path(cache).expanduser()
     task, metrics = check_wanted(config, wanted)
     work = _open(config, workdir, wanted, task, metrics, per_device_batch)
-    folder, pins = out / digest(work.samples.key), work.pins()
+    pins = work.pins()
     with workdir_lock(out, f"--out={out}", "evaluating"):
-        report = Report(folder / f"report-{digest(pins)}.json", pins)
+        report = Report(out / work.folder / f"report-{digest(pins)}.json", pins)
         missing = [name for name, settings in metrics.items() if not report.has(name, settings)]
         check_same("what is to be computed", ", ".join(missing), "a shared file system")
         if missing:
-            logs = work.fill(missing, folder, cache, images_per_file, progress)
+            logs = work.fill(missing, out, cache, images_per_file, progress)
             features = work.features(logs)
             for name in missing:
                 scores = METRICS[name].compute(name, features, metrics[name])
@@ -145,7 +145,7 @@ def _readers(
         readers["clip"] = extractor_reader(clip, shape, batch_size, mesh)
         captions = caption_reader(wanted.clip, clip, batch_size, mesh)
     for metric in set(PAIRED) & set(metrics):
-        weights = config.train.lpips_weights
+        weights = config.train.get("lpips_weights")
         readers[metric] = pair_reader(metric, reference, batch_size, mesh, weights)
     return readers, captions
 

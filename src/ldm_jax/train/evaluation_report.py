@@ -97,7 +97,7 @@ def _table(whole: Mapping[str, Any]) -> str:
     lines = ["# Evaluation", "", "| score | value | settings | code |", "|---|---|---|---|"]
     for row in whole["scores"]:
         settings = ", ".join(f"{name}={x}" for name, x in row["settings"].items())
-        lines.append(f"| {row['name']} | {_number(row)} | {settings} | {row['code']} |")
+        lines.append(f"| {_cell(row['name'])} | {_number(row)} | {settings} | {row['code']} |")
     lines += ["", "What follows ± is the deviation over subsets or splits.", ""]
     for group, fields in whole.items():
         if group == "scores" or not fields:

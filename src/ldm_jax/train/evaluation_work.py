@@ -54,6 +54,11 @@ class Work:
     captions: Reader | None
     mesh: Mesh
 
+    @property
+    def folder(self) -> str:
+        """The name of the samples' folder."""
+        return digest(self.samples.key)
+
     def pins(self) -> dict[str, dict[str, Any]]:
         """Returns what the scores follow from, as JSON, in the groups that a report shows."""
         shown = {k: v for k, v in self.samples.key.items() if k not in ("task", "conditions")}
@@ -63,7 +68,7 @@ class Work:
                 "count": self.count,
                 **shown,
                 "conditions": self.conditions and _shown(self.conditions, None),
-                "hash": digest(self.samples.key),
+                "hash": self.folder,
             },
             "reference": _shown(self.reference, self.reference_count),
             "preprocessing": dict(self.reference.preprocessing),
@@ -76,7 +81,7 @@ class Work:
     def fill(
         self,
         metrics: Iterable[str],
-        folder: Path,
+        out: Path,
         cache: Path,
         images_per_file: int,
         progress: Progress | None,
@@ -85,8 +90,8 @@ class Work:
 
         Args:
           metrics: by name.
-          folder: of these samples.
-          cache: of what is read of real images.
+          out: folder of what is read of samples, in a folder for each set of them.
+          cache: likewise, of real images.
           images_per_file: at the least, but for the last.
           progress: see `Progress`.
 
@@ -97,8 +102,9 @@ class Work:
         names = {name for name in metrics if name in self.readers}
         names |= {"extractor"} if any(use.output for use in uses) else set()
         each = -(-images_per_file // self.samples.at_once) * self.samples.at_once
-        logs = {name: _log(folder, self.samples.key, self.readers[name]) for name in sorted(names)}
-        pairs = [(self.readers[name], log) for name, log in logs.items()]
+        own = {name: self.readers[name] for name in sorted(names)}
+        logs = {name: _log(out / self.folder, self.samples.key, x) for name, x in own.items()}
+        pairs = [(reader, logs[name]) for name, reader in own.items()]
         if any(use.uses_reference for use in uses):
             reader, real = self.readers["extractor"], self.reference
             logs["reference"] = log = _log(_folder(cache, real), real.key, reader)

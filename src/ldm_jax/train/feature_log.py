@@ -119,7 +119,7 @@ class FeatureLog:
             if not numbers or numbers.start >= count:
                 continue
             try:
-                with np.load(path, allow_pickle=False) as file:
+                with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                     arrays = {name: file[name] for name in names or ()}
                     arrays |= {} if names is not None else {x: file[x] for x in self._shapes}
                     arrays[_CODE] = file[_CODE]

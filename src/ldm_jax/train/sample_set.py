@@ -92,10 +92,8 @@ def open_samples(
         batch = conditions.conditions(numbers, entries, limits) if conditions else {}
         inputs = {name: batch[name] for name in entries}
         images = draw_all(params, frozen, inputs, seed, numbers)
-        if MASKED_IMAGE not in task.conditioner.inputs:
-            return images
-        # Who inpaints puts what is known back.
-        return np.where(batch["mask"][..., None] > 0, images, batch["image"])
+        masked = MASKED_IMAGE in task.conditioner.inputs
+        return put_back(images, batch["image"], batch["mask"]) if masked else images
 
     key = {
         **about,
@@ -156,6 +154,14 @@ def open_reconstructions(
 
     key = {**about, "checkpoint_hash": params_hash(params), "images": images.key}
     return SampleSet(_as_json(key), draw, at_once, "reconstruct")
+
+
+def put_back(drawn: np.ndarray, known: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns inpainted images [n, H, W, C] with what is known put back, where mask [n, H, W] is 0.
+
+    Whoever inpaints does so, and the model's own version of it is not what is judged.
+    """
+    return np.where(mask[..., None] > 0, drawn, known)
 
 
 def check_unchanged(workdir: str | Path, step: int) -> None:
