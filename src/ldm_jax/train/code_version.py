@@ -2,9 +2,17 @@
 
 import functools
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
-import ldm_jax
+# Not imported: the package is a door to the pipeline, which stands above this room.
+_PACKAGE: Any = sys.modules[__name__.partition(".")[0]]
+
+
+def package_version() -> str:
+    """Returns the version of the package, as '0.1.0'."""
+    return str(_PACKAGE.__version__)
 
 
 @functools.cache
@@ -14,15 +22,15 @@ def code_version() -> str:
     As '0.1.0' or '0.1.0 g3f2a1c9d8e7b'; '-changed' at its end says that files of the package
     differ from that commit.
     """
-    folder = Path(ldm_jax.__file__).parent
+    folder = Path(_PACKAGE.__file__).parent
     # A package that is installed below somebody's repository is none of its files.
     if _git(folder, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return ldm_jax.__version__
+        return package_version()
     commit = _git(folder, "rev-parse", "--short=12", "HEAD")
     if commit is None:
-        return ldm_jax.__version__
+        return package_version()
     changed = "-changed" if _git(folder, "status", "--porcelain", ".") else ""
-    return f"{ldm_jax.__version__} g{commit}{changed}"
+    return f"{package_version()} g{commit}{changed}"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

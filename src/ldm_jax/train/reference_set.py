@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-import ldm_jax
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.config import fields_of
 from ldm_jax.core.plugins import find_plugin
@@ -19,6 +18,7 @@ from ldm_jax.data.transforms import WHITE
 from ldm_jax.train import assemble
 from ldm_jax.train.cache_key import content_key
 from ldm_jax.train.checkpoint import MAY_CHANGE
+from ldm_jax.train.code_version import package_version
 
 TRAIN, HELD_OUT = "train", "held_out"
 _SEED = 0  # of the order
@@ -72,7 +72,7 @@ class ReferenceSet:
             "files": _fingerprint(source),
             "order": _SEED,
             **self.preprocessing,
-            "ldm_jax": ldm_jax.__version__,
+            "ldm_jax": package_version(),
         }
         self.key: Mapping[str, Any] = json.loads(json.dumps(key, default=str))
 

@@ -11,7 +11,6 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-import ldm_jax
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Array, PyTree
 from ldm_jax.evaluation.row_program import RowProgram
@@ -21,6 +20,7 @@ from ldm_jax.tasks.base import to_uint8_images
 from ldm_jax.tasks.latent_diffusion import MASKED_IMAGE, LatentDiffusionTask
 from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import MAY_CHANGE, complete_steps
+from ldm_jax.train.code_version import package_version
 from ldm_jax.train.condition_checks import check_tokenizer
 from ldm_jax.train.exchange import Model, open_model
 from ldm_jax.train.fingerprint import diffusion_hash, params_hash
@@ -194,5 +194,5 @@ def _fixed(tree: Any) -> Any:
 
 
 def _as_json(key: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(json.dumps({**key, "ldm_jax": ldm_jax.__version__}))
+    found: dict[str, Any] = json.loads(json.dumps({**key, "ldm_jax": package_version()}))
     return found

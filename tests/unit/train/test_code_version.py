@@ -16,7 +16,7 @@ def version(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "__init__.py").write_text("")
     fake = SimpleNamespace(__file__=str(folder / "__init__.py"), __version__="1.2")
-    monkeypatch.setattr(module, "ldm_jax", fake)
+    monkeypatch.setattr(module, "_PACKAGE", fake)
     return module.code_version.__wrapped__
 
 
@@ -41,4 +41,5 @@ def test_the_commit_is_told_where_git_tracks_the_package(version, tmp_path):
 
 
 def test_it_begins_with_the_package_version():
+    assert module.package_version() == ldm_jax.__version__
     assert module.code_version().split()[0] == ldm_jax.__version__
