@@ -144,8 +144,8 @@ def _readers(
         clip = make_extractor(f"clip:{wanted.clip}")
         readers["clip"] = extractor_reader(clip, shape, batch_size, mesh)
         captions = caption_reader(wanted.clip, clip, batch_size, mesh)
-    for metric in set(PAIRED) & set(metrics):
-        weights = config.train.get("lpips_weights")
+    weights = config.train.get("lpips_weights")  # runs of older versions have no such field
+    for metric in (name for name in PAIRED if name in metrics):
         readers[metric] = pair_reader(metric, reference, batch_size, mesh, weights)
     return readers, captions
 

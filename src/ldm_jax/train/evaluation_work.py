@@ -67,7 +67,7 @@ class Work:
             "samples": {
                 "count": self.count,
                 **shown,
-                "conditions": self.conditions and _shown(self.conditions, None),
+                "conditions": None if self.conditions is None else _shown(self.conditions, None),
                 "hash": self.folder,
             },
             "reference": _shown(self.reference, self.reference_count),
