@@ -74,11 +74,13 @@ class FeatureLog:
             part.replace(self.folder / KEY)
         for places in np.split(np.arange(len(numbers)), np.flatnonzero(np.diff(numbers) != 1) + 1):
             start, stop = int(numbers[places[0]]), int(numbers[places[-1]]) + 1
-            arrays = {name: np.asarray(rows[name][places], np.float32) for name in self._shapes}
+            arrays: dict[str, Any] = {_CODE: np.asarray(made_by)}
+            for name in self._shapes:
+                arrays[name] = np.asarray(rows[name][places], np.float32)
             path = self.folder / f"rows-{start:09d}-{stop:09d}.npz"
             part = _part(path)
             with open(part, "wb") as file:
-                np.savez(file, **arrays, **{_CODE: np.asarray(made_by)})
+                np.savez(file, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
