@@ -16,6 +16,7 @@ from ldm_jax.core.checks import UserError, did_you_mean
 COMMANDS = {
     "train": "train a first stage or a diffusion model; resumes by itself",
     "sample": "draw images from a trained diffusion model",
+    "evaluate": "measure a trained model: FID, precision and recall, PSNR, … with what made them",
     "encode": "write the latents of a data set to disk, for training without its images",
     "convert": "write a model in another layout: ldm_jax, diffusers, compvis",
     "info": "print parameters, shapes and the learning rate of a config",

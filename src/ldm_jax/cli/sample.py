@@ -2,14 +2,14 @@
 
 import argparse
 import hashlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm_jax.cli import processes
+from ldm_jax.cli import processes, sampling_flags
 from ldm_jax.cli.config_args import apply_overrides, load_config
 from ldm_jax.cli.progress import Progress
+from ldm_jax.cli.sampling_flags import finite, whole
 from ldm_jax.core.checks import UserError, read_text
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="classes",
         metavar="N",
         action="append",
-        type=_whole(0),
+        type=whole(0),
         help="class number; repeat it for several images",
     )
     add(
@@ -61,34 +61,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--num_images",
         metavar="N",
-        type=_whole(1),
+        type=whole(1),
         help="images of a single prompt or class",
     )
-    add("--seed", metavar="N", type=_whole(0), default=0, help="of the noise (default: 0)")
     add("--size", metavar="HxW", type=_size, help="in pixels (default: the training size)")
-    add("--sampler", metavar="NAME", help="short for --config.sample.sampler.name")
-    add("--steps", metavar="N", type=_whole(1), help="short for --config.sample.steps")
-    add(
-        "--guidance",
-        metavar="S",
-        type=_finite,
-        help="short for --config.sample.guidance_scale; 1 turns guidance off",
-    )
-    add("--spacing", metavar="NAME", help="short for --config.sample.spacing")
-    add("--rescale", metavar="PHI", type=_finite, help="of guided outputs, 0 to 1 (default: 0)")
-    add("--raw", action="store_true", help="raw parameters instead of their average")
-    add("--dtype", metavar="NAME", help="of the computation, such as bfloat16")
+    sampling_flags.add_arguments(parser)
+    add("--rescale", metavar="PHI", type=finite, help="of guided outputs, 0 to 1 (default: 0)")
     add("--image", metavar="FILE", help="to start from, instead of noise alone")
-    add("--strength", metavar="S", type=_finite, help="how much of it is drawn anew, 0 to 1")
+    add("--strength", metavar="S", type=finite, help="how much of it is drawn anew, 0 to 1")
     add("--mask", metavar="FILE", help="white where the image is painted over")
     add("--window", metavar="HxW", type=_size, help="denoise larger images in such windows")
-    add("--tile", metavar="N", type=_whole(1), help="decode larger images in such windows")
+    add("--tile", metavar="N", type=whole(1), help="decode larger images in such windows")
     add("--grid", action="store_true", help="also write grid.png, of the first 256 images")
     add("--npz", action="store_true", help="also write all images as one .npz, in ADM's layout")
     add(
         "--save_every",
         metavar="K",
-        type=_whole(1),
+        type=whole(1),
         help="also write what is expected after every K rows of the sampler",
     )
     processes.add_arguments(parser)
@@ -254,35 +243,14 @@ def _config(source: Path, arguments: argparse.Namespace, overrides: list[str]) -
             raise UserError("--config: a trained run keeps its own. Legal: --config.sample.FIELD.")
         if arguments.tokenizer:
             raise UserError("--tokenizer: a trained run keeps its own. Legal: not with --workdir.")
-        _check_overrides(overrides)
+        sampling_flags.check_overrides("sample", overrides, ("sample.",))
         config = read_config(source).lock()
     elif arguments.config:
         config = load_config(arguments.config)
     else:
         config = read_model_config(source, ema=not arguments.raw)
-    apply_overrides(config, [*_shortcuts(arguments), *overrides])
+    apply_overrides(config, [*sampling_flags.shortcuts(arguments), *overrides])
     return config
-
-
-def _check_overrides(overrides: list[str]) -> None:
-    """Raises UserError for a field that made the model: changing it would not change the model."""
-    for argument in overrides:
-        if argument.startswith("--config.") and not argument.startswith("--config.sample."):
-            raise UserError(
-                f"{argument}: a trained run keeps its configuration. Legal: --config.sample.FIELD, "
-                "and the flags of 'ldm-jax sample --help'."
-            )
-
-
-def _shortcuts(arguments: argparse.Namespace) -> list[str]:
-    """Returns the overrides that flags stand for."""
-    fields = {
-        "sampler.name": arguments.sampler,
-        "steps": arguments.steps,
-        "guidance_scale": arguments.guidance,
-        "spacing": arguments.spacing,
-    }
-    return [f"--config.sample.{k}={v}" for k, v in fields.items() if v is not None]
 
 
 def _conditions(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -336,27 +304,6 @@ def _conditioned(
         if not (line.isascii() and line.isdigit()):
             raise UserError(f"--prompts: got {line!r}. Legal: this model reads class numbers.")
     return prompts, [*(classes or []), *map(int, lines)]
-
-
-def _whole(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not minimum <= int(text) < 2**32:
-            raise argparse.ArgumentTypeError(
-                f"got {text!r}, expected a whole number from {minimum} to 2^32 - 1"
-            )
-        return int(text)
-
-    return parse
-
-
-def _finite(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number such as 2.0")
-    return value
 
 
 def _size(text: str) -> tuple[int, int]:

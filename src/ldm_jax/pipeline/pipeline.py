@@ -35,7 +35,7 @@ from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
 from ldm_jax.train.condition_checks import check_tokenizer
 from ldm_jax.train.exchange import open_model, read_model_config
-from ldm_jax.train.fingerprint import params_hash
+from ldm_jax.train.fingerprint import diffusion_hash
 from ldm_jax.train.frozen import restore_run_frozen
 from ldm_jax.train.load import load_classifier, load_diffusion
 from ldm_jax.train.preflight import check_sampling
@@ -317,15 +317,7 @@ class Pipeline:
 
     def fingerprint(self) -> str:
         """Returns the sha256 of the parameters of model, conditioner and first stage, in hex."""
-        frozen, scale = self._frozen, self._frozen.latent_scale
-        return params_hash(
-            {
-                "model": self._params,
-                "first_stage": frozen.params,
-                "scale": {"shift": scale.shift, "scale": scale.scale},
-                "conditioner": frozen.conditioner or {},
-            }
-        )
+        return diffusion_hash(self._params, self._frozen)
 
     def _request(
         self, prompts: Any, arguments: Arguments, plan: Plan, *, steering: bool = False

@@ -17,6 +17,7 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import PyTree
 from ldm_jax.interop.mapping import flatten
 from ldm_jax.parallel.sharding import on_host
+from ldm_jax.tasks.first_stage import Frozen
 
 # What the numbers depend on by rounding alone, or only while training, and Flax's own fields.
 _FREE = (
@@ -60,6 +61,24 @@ def params_hash(params: PyTree, about: str = "") -> str:
         digest.update(f"\n{path} {array.dtype} {array.shape}\n".encode())
         digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
+
+
+def diffusion_hash(params: PyTree, frozen: Frozen) -> str:
+    """Returns the sha256 of all parameters that samples follow from, 64 hexadecimal digits.
+
+    Args:
+      params: of the model, and of the conditioner where that is trained.
+      frozen: first stage, scale of its latents, and frozen conditioner.
+    """
+    scale = frozen.latent_scale
+    return params_hash(
+        {
+            "model": params,
+            "first_stage": frozen.params,
+            "scale": {"shift": scale.shift, "scale": scale.scale},
+            "conditioner": frozen.conditioner or {},
+        }
+    )
 
 
 def short(digest: str) -> str:

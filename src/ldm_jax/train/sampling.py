@@ -176,6 +176,7 @@ def make_sample_fn(
     mesh: Mesh,
     *,
     per_device_batch: int,
+    decode_batch: int = 4,
     image_shape: tuple[int, int] | None = None,
     finite: bool = True,
     as_uint8: bool = True,
@@ -190,11 +191,12 @@ def make_sample_fn(
       settings: sampler's table and guidance scale; the scale 1.0 costs half.
       mesh: where to run.
       per_device_batch: images per device and program run.
+      decode_batch: images that a device decodes at once.
       image_shape: (H, W) in pixels, by default the training size.
       finite: raise UserError for an image that is not finite, instead of a black one.
       as_uint8: images of 0 .. 255; otherwise float32, about [-1, 1] and not clipped.
     """
-    programs = Programs(task, mesh)
+    programs = Programs(task, mesh, decode_batch=decode_batch)
     size = per_device_batch * batch_shards(mesh)
     shape = task.first_stage.latent_shape(*(image_shape or [task.image_size] * 2))
 
