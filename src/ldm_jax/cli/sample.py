@@ -3,13 +3,14 @@
 import argparse
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ldm_jax.cli import processes
 from ldm_jax.cli.config_args import apply_overrides, load_config
 from ldm_jax.cli.progress import Progress
+from ldm_jax.cli.whole_numbers import whole
 from ldm_jax.core.checks import UserError, read_text
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="classes",
         metavar="N",
         action="append",
-        type=_whole(0),
+        type=whole(0),
         help="class number; repeat it for several images",
     )
     add(
@@ -61,13 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--num_images",
         metavar="N",
-        type=_whole(1),
+        type=whole(1),
         help="images of a single prompt or class",
     )
-    add("--seed", metavar="N", type=_whole(0), default=0, help="of the noise (default: 0)")
+    add("--seed", metavar="N", type=whole(0), default=0, help="of the noise (default: 0)")
     add("--size", metavar="HxW", type=_size, help="in pixels (default: the training size)")
     add("--sampler", metavar="NAME", help="short for --config.sample.sampler.name")
-    add("--steps", metavar="N", type=_whole(1), help="short for --config.sample.steps")
+    add("--steps", metavar="N", type=whole(1), help="short for --config.sample.steps")
     add(
         "--guidance",
         metavar="S",
@@ -82,13 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--strength", metavar="S", type=_finite, help="how much of it is drawn anew, 0 to 1")
     add("--mask", metavar="FILE", help="white where the image is painted over")
     add("--window", metavar="HxW", type=_size, help="denoise larger images in such windows")
-    add("--tile", metavar="N", type=_whole(1), help="decode larger images in such windows")
+    add("--tile", metavar="N", type=whole(1), help="decode larger images in such windows")
     add("--grid", action="store_true", help="also write grid.png, of the first 256 images")
     add("--npz", action="store_true", help="also write all images as one .npz, in ADM's layout")
     add(
         "--save_every",
         metavar="K",
-        type=_whole(1),
+        type=whole(1),
         help="also write what is expected after every K rows of the sampler",
     )
     processes.add_arguments(parser)
@@ -336,17 +337,6 @@ def _conditioned(
         if not (line.isascii() and line.isdigit()):
             raise UserError(f"--prompts: got {line!r}. Legal: this model reads class numbers.")
     return prompts, [*(classes or []), *map(int, lines)]
-
-
-def _whole(minimum: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not minimum <= int(text) < 2**32:
-            raise argparse.ArgumentTypeError(
-                f"got {text!r}, expected a whole number from {minimum} to 2^32 - 1"
-            )
-        return int(text)
-
-    return parse
 
 
 def _finite(text: str) -> float:
