@@ -32,7 +32,7 @@ def nearest_rows(
         rows = np.asarray(block, np.float64)
         products = views @ rows.T
         distances = squares[..., None] + np.sum(rows**2, axis=-1)[None, None, :] - 2 * products
-        here = start + np.arange(len(rows))
+        here: np.ndarray = start + np.arange(len(rows))
         found = distances.min(axis=0)
         if own is not None:
             found[np.asarray(own)[:, None] == here[None, :]] = np.inf

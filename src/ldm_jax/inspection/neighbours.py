@@ -29,7 +29,7 @@ class Space(NamedTuple):
       judges: [v, j, d], likewise.
       own: [j], the number of the training image that a judge is; None where they are others.
       blocks: the training images in order, [b, d] each.
-      count: of them.
+      total: of them.
     """
 
     unit: str
@@ -38,7 +38,7 @@ class Space(NamedTuple):
     judges: np.ndarray
     own: np.ndarray | None
     blocks: Iterator[np.ndarray]
-    count: int
+    total: int
 
 
 def neighbours_view(subject: Subject) -> View:
@@ -61,7 +61,7 @@ def neighbours_view(subject: Subject) -> View:
     own = np.full(rows.shape[1], -1)
     if space.own is not None:
         own[len(samples) :] = space.own
-    count = min(_SHOWN, space.count - 1)
+    count = min(_SHOWN, space.total - 1)
     if count < 1:
         raise UserError("neighbours: got 1 training image. Legal: at least 2.")
     distances, numbers = nearest_rows(rows, space.blocks, count, own)
@@ -69,7 +69,7 @@ def neighbours_view(subject: Subject) -> View:
     others = distances[len(samples) :, 0]
     who = "held-out images" if space.own is None else "training images, each without itself,"
     said = [
-        f"distance: {space.unit}; to {space.count} training images",
+        f"distance: {space.unit}; to {space.total} training images",
         f"{len(others)} {who} are at {_quantiles(others)} from their nearest",
     ]
     cells = []
