@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": "write a model in another layout: ldm_jax, diffusers, compvis",
     "info": "print parameters, shapes and the learning rate of a config",
     "plan": "compile a config for chips that need not be here: memory, FLOPs, largest batch",
+    "inspect": "draw how a model noises, denoises and attends, its latents, its nearest images",
     "data": "look through images before training on them, or pack them into few files",
 }
 

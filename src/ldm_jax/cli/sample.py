@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from ldm_jax.cli import processes, sampling_flags
 from ldm_jax.cli.config_args import apply_overrides, load_config
+from ldm_jax.cli.numbers import finite, whole
 from ldm_jax.cli.progress import Progress
-from ldm_jax.cli.sampling_flags import finite, whole
 from ldm_jax.core.checks import UserError, read_text
 
 if TYPE_CHECKING:

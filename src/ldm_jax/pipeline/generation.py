@@ -115,10 +115,17 @@ class Generation:
 
     def preview(self) -> np.ndarray:
         """Returns the images [n, H, W, C] that the model expects now: its last predicted x0."""
-        if self.done:
-            return self.images()
+        return self.images() if self.done else self.expected()
+
+    def expected(self) -> np.ndarray:
+        """Returns the images [n, H, W, C] of the x0 that the last row predicted."""
         self._begin()
         return self._shown(*self._programs.decode(self._as_uint8, self._frozen, self._state.x0))[0]
+
+    def noisy(self) -> np.ndarray:
+        """Returns the images [n, H, W, C] that the latents decode to as they are now."""
+        self._begin()
+        return self._shown(*self._programs.decode(self._as_uint8, self._frozen, self._state.z))[0]
 
     def finish(self) -> None:
         """Sends what is left to the devices, and does not wait for it."""

@@ -12,11 +12,11 @@ from absl import logging
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from ldm_jax.core.checks import UserError
+from ldm_jax.core.checks import UserError, check_shape
 from ldm_jax.core.compilation_cache import keep_compiled_programs
 from ldm_jax.core.types import PyTree
 from ldm_jax.parallel.mesh import batch_shards, make_mesh
-from ldm_jax.parallel.sharding import placed
+from ldm_jax.parallel.sharding import on_host, placed
 from ldm_jax.pipeline.arguments import STEERING, Arguments
 from ldm_jax.pipeline.canvas import as_images, as_masks, as_rows
 from ldm_jax.pipeline.checks import check_arguments, check_names, check_whole
@@ -288,6 +288,15 @@ class Pipeline:
           images: uint8 [H, W, C] or several, of a size that the first stage can divide.
           tile: edge in pixels of the tiles, where an image is too large for the memory.
         """
+        return self.decode(self.encode(images, tile=tile), tile=tile)
+
+    def encode(self, images: np.ndarray, *, tile: int | None = None) -> np.ndarray:
+        """Returns the scaled latents [n, h, w, c] of images: the mode of each posterior.
+
+        Args:
+          images: uint8 [H, W, C] or several, of a size that the first stage can divide.
+          tile: as in `reconstruct`.
+        """
         stage = self.task.first_stage
         images = np.asarray(images)
         size = images.shape[1:3] if images.ndim == 4 else images.shape[:2]
@@ -296,7 +305,22 @@ class Pipeline:
         programs, found = self._compiled(Options(tile=tile), (size[0], size[1])), []
         for rows, count in self._places(len(images)):
             pixels = programs.put_rows(images[rows].astype(np.float32) / 127.5 - 1)
-            z = programs.encode(self._frozen, pixels)
+            found.append(on_host(programs.encode(self._frozen, pixels))[:count])
+        return np.concatenate(found)
+
+    def decode(self, latents: np.ndarray, *, tile: int | None = None) -> np.ndarray:
+        """Returns the images, uint8 [n, H, W, C], of scaled latents [n, h, w, c].
+
+        Args:
+          latents: as `encode` gives them, clean or noisy.
+          tile: as in `reconstruct`.
+        """
+        model, latents = self.task.first_stage.model, np.asarray(latents, np.float32)
+        check_shape("latents", latents.shape, (None, None, None, model.latent_channels))
+        height, width = (side * model.downsampling_factor for side in latents.shape[1:3])
+        programs, found = self._compiled(Options(tile=tile), (height, width)), []
+        for rows, count in self._places(len(latents)):
+            z = programs.put_rows(latents[rows])
             found.append(np.asarray(programs.decode(True, self._frozen, z)[0])[:count])
         return np.concatenate(found)
 
@@ -314,6 +338,11 @@ class Pipeline:
             params = load_classifier(model, self.mesh, guided)
             assert isinstance(model.task, LatentClassifierTask)
             return ClassifierGuide(model.task, params)
+
+    @property
+    def weights(self) -> tuple[PyTree, PyTree]:
+        """The parameters of the model, and what is frozen, laid out over the mesh."""
+        return self._params, self._frozen
 
     def fingerprint(self) -> str:
         """Returns the sha256 of the parameters of model, conditioner and first stage, in hex."""

@@ -40,6 +40,14 @@ def save_png(path: str | Path, image_u8: np.ndarray) -> None:
     Image.fromarray(image_u8[..., 0] if image_u8.shape[-1] == 1 else image_u8).save(path)
 
 
+def log_pictures(folder: str | Path, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+    """Writes uint8 images [H, W, C] to a TensorBoard folder, each under its name."""
+    writer = _summary_writer()(str(folder))
+    for name, picture in pictures.items():
+        writer.add_image(name, picture, step, dataformats="HWC")
+    writer.close()
+
+
 class RunLog:
     """Writes to TensorBoard, `metrics.jsonl` and a progress bar, from the first process only.
 
