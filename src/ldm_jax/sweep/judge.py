@@ -87,9 +87,14 @@ def make_classifier(
         return None
     examples = real_images(config, 0, train + held_out)
     if "class" not in examples:
-        raise UserError(f"sweep: the {domain} classifier: got data without classes. Legal: others.")
+        raise UserError(
+            f"sweep: the {domain} classifier: got data without classes. Legal: a source with "
+            "classes."
+        )
     images, classes = examples["image"], np.asarray(examples["class"])
-    model = ImageClassifier(num_classes=int(classes.max()) + 1, image_size=config.data.image_size)
+    names = assemble.build_source(config)[0].class_names
+    num_classes = len(names) if names else int(classes.max()) + 1
+    model = ImageClassifier(num_classes=num_classes, image_size=config.data.image_size)
     params = train_classifier(model, images[:train], classes[:train], steps)
     found = accuracy(model, params, images[train:], classes[train:])
     path.parent.mkdir(parents=True, exist_ok=True)
