@@ -1,5 +1,6 @@
 """The points of the study: a compression factor and a seed each, at three sizes."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,15 @@ def _small(factor: str, seed: int, settings: dict, places: dict, *_: Any, **chan
     overrides = changes.get("overrides", {})
     settings = {**settings, "steps": changes.get("steps", SMALL_STEPS[factor])}
     if factor != "1":
-        told = {"argument": f"first_stage_{factor}", "overrides": changes.get("stage", {})}
-        settings["first_stage"] = told
+        settings["first_stage"] = {
+            "argument": f"first_stage_{factor}",
+            "overrides": changes.get("stage", {}),
+        }
     point = Point(f"LDM-{factor}", f"{OURS}:{factor}", seed, overrides, settings, places)
-    stage = first_stage(point)
-    if stage is not None:  # its configuration is a part of what the result follows from
-        settings["first_stage"] = {**told, "key": stage.key()}
+    # Its configuration is a part of what the result follows from; seeds are told by the point.
+    stage = first_stage(dataclasses.replace(point, seed=0))
+    if stage is not None:
+        settings["first_stage"]["key"] = stage.key()
     return point
 
 

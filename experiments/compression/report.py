@@ -31,27 +31,33 @@ ONE_SEED = "One seed: there are no error bars, and differences of a few percent 
 SEEDS = "Means over {} seeds, ± one standard error, which is also what the bars show."
 
 
-def check_rows(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Returns the rows by name, once they have the same metrics and judge.
+def comparable(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Returns the newest rows by name, once they have the same judge.
 
     Raises:
       UserError: they do not, so that they cannot stand in one table.
     """
-    judges = {(row["settings"]["judge"], row["settings"]["images"]) for row in rows}
+    groups = by_name(rows)
+    judges = {
+        (row["settings"]["judge"], row["settings"]["images"])
+        for group in groups.values()
+        for row in group
+    }
     if len(judges) > 1:
         raise UserError(
             f"compression: results of {len(judges)} judges or numbers of images. Legal: those of "
             "one; measure the others again, or keep another --out."
         )
-    return by_name(rows)
+    return groups
 
 
 def write_report(rows: Sequence[Row], out: Path) -> str:
     """Returns the table and what it says, as Markdown; writes it with the plot into `out`."""
-    groups = check_rows(rows)
-    metric = next(iter(rows[0]["scores"]))
-    budget = min(row["over_training"][-1]["training_flops"] for row in rows)
-    steps = sorted(point["steps"] for point in rows[0]["over_sampling"])
+    groups = comparable(rows)
+    newest = [row for group in groups.values() for row in group]
+    metric = next(iter(newest[0]["scores"]))
+    budget = min(row["over_training"][-1]["training_flops"] for row in newest)
+    steps = sorted(point["steps"] for point in newest[0]["over_sampling"])
     columns = {
         **{name: (read, FORMATS.get(name, "{:.2f}")) for name, read in TABLE.items()},
         f"at {budget / 1e12:.3g} TFLOP": (lambda row, m: at_budget(row, m, budget), "{:.2f}"),

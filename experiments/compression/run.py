@@ -24,6 +24,7 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.evaluation.features import file_sha256
 from ldm_jax.evaluation.inception_features import SHA256
 from ldm_jax.sweep.judge import make_classifier
+from ldm_jax.sweep.results import read_rows
 from ldm_jax.sweep.runner import run_sweep
 from ldm_jax.sweep.shares import make_shares
 from ldm_jax.sweep.workers import Job, run_jobs
@@ -43,14 +44,15 @@ def main() -> None:
         jax.config.update("jax_num_cpu_devices", 2)
     where = (arguments.data, arguments.dataset, Path(arguments.first_stages))
     extractor, judge = make_judge(arguments)
+    results = out / "results.jsonl"
     rows = run_sweep(
         make_points(arguments.size, arguments.seeds, judge, *where),
         functools.partial(measure_point, extractor=extractor),
-        out / "results.jsonl",
+        results,
         workdir,
         arguments.processes,
     )
-    text = write_report(rows, out)
+    text = write_report(read_rows(results), out)  # with the seeds of earlier calls
     if (out / "README.md").is_file():
         fill_page(out / "README.md", arguments.size, text)
     print(json.dumps({f"{row['name']}, seed {row['seed']}": row["scores"] for row in rows}))

@@ -67,6 +67,8 @@ def test_a_first_stage_is_a_part_of_its_point(study, points):
     assert first_stage(points("paper")[2]) is None
     stage = first_stage(four)
     assert four.settings["first_stage"]["key"] == stage.key()
+    other_seed = points("small", (5,))[2]
+    assert other_seed.settings == four.settings  # or seeds would have no mean
     settings = [point.make_config().task for point in (four, stage)]
     assert settings[0].first_stage.model.to_dict() == settings[1].model.to_dict()
 
