@@ -60,7 +60,7 @@ def real_images(config: ConfigDict, first: int, count: int) -> dict[str, Any]:
     data = config.data
     return load_examples(
         source,
-        order[first : first + count],
+        order[first : first + count].tolist(),
         image_size=data.image_size,
         channels=data.get("channels", 3),
         keys=("image", "class") if "class" in source[0] else ("image",),

@@ -52,6 +52,7 @@ def run_sweep(
     logging.info("sweep: %d points, %d without a result", len(wanted), len(pending))
     if processes == 1:
         for key, point in pending.items():
+            logging.info("sweep: %s begins", _label(point))
             run_point(key, point, measure, results, workdir)
     else:
         arguments = (measure, Path(results), Path(workdir))

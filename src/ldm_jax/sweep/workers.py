@@ -7,14 +7,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from absl import logging
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.sweep.shares import Share, started_in
-
-_METHOD = "spawn"  # a fork of a process in which JAX has threads may hang
 
 
 class Job(NamedTuple):
@@ -55,7 +53,7 @@ def run_jobs(jobs: Sequence[Job], shares: Sequence[Share]) -> None:
                     begun = _start(waiting.popleft(), free.popleft())
                     running[begun.process.sentinel] = begun
                 for sentinel in connection.wait(list(running)):
-                    ended = running.pop(sentinel)  # type: ignore[call-overload]
+                    ended = running.pop(cast(int, sentinel))
                     free.append(ended.share)
                     failures += _failure(ended)
         except KeyboardInterrupt:
@@ -71,7 +69,8 @@ def run_jobs(jobs: Sequence[Job], shares: Sequence[Share]) -> None:
 
 
 def _start(job: Job, share: Share) -> _Running:
-    context = multiprocessing.get_context(_METHOD)
+    # Not a fork, which may hang where JAX has threads.
+    context = multiprocessing.get_context("spawn")
     said, say = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(job, say))
     logging.info("sweep: %s begins", job.label)
