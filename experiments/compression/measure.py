@@ -15,7 +15,7 @@ from ldm_jax.evaluation.extractors import EXTRACTORS
 from ldm_jax.parallel.matrix_flops import device_flops
 from ldm_jax.parallel.mesh import batch_shards, make_mesh
 from ldm_jax.pipeline import Pipeline
-from ldm_jax.sweep.judge import Judge, real_images
+from ldm_jax.sweep.judge import Judge, real_batches, real_images
 from ldm_jax.sweep.point import Point
 from ldm_jax.train.abstract_run import abstract_run, trace_train_step
 from ldm_jax.train.hooks import METRICS_FILE
@@ -33,8 +33,10 @@ def measure_point(point: Point, folder: Path, *, extractor: Mapping[str, Any]) -
       extractor: name and weights of the judge's.
     """
     config, settings = point.make_config(), point.settings
-    reference = real_images(config, 0, settings["reference"])["image"]
-    judge = Judge(build("extractor", EXTRACTORS, extractor), reference)
+    reference = real_batches(config, 0, settings["reference"])
+    judge = Judge(
+        build("extractor", EXTRACTORS, extractor), (batch["image"] for batch in reference)
+    )
     stage = first_stage(point)
     if stage is not None:
         train(stage.make_config(), folder / "first_stage")

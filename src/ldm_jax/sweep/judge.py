@@ -1,7 +1,7 @@
 """How good images are beside real ones, by features of a named extractor."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -17,18 +17,20 @@ from ldm_jax.evaluation.metric_names import metric_name
 from ldm_jax.models.image_classifier import ImageClassifier
 from ldm_jax.train import assemble
 
+_BATCH = 512  # images in memory at once
+
 
 class Judge:
     """Scores sets of images against one set of real ones.
 
     Args:
       extractor: of the features, in whose name the scores are.
-      real: the images to be like, uint8 [n, h, w, c].
+      real: the images to be like, in batches, uint8 [n, h, w, c] each.
     """
 
-    def __init__(self, extractor: Extractor, real: np.ndarray):
+    def __init__(self, extractor: Extractor, real: Iterable[np.ndarray]):
         self._extract, self.extractor = Extraction(extractor), extractor
-        self._real = self._extract(real)["features"]
+        self._real = np.concatenate([self._extract(images)["features"] for images in real])
 
     def scores(self, images: np.ndarray) -> dict[str, float]:
         """Returns Fréchet and kernel distance of images, uint8 [m, h, w, c], by their full names.
@@ -45,8 +47,14 @@ class Judge:
         }
 
 
-def real_images(config: ConfigDict, first: int, count: int) -> dict[str, Any]:
-    """Returns `count` training examples: their images, and their classes where they have any.
+def real_images(config: ConfigDict, first: int, count: int) -> dict[str, np.ndarray]:
+    """Returns all of `real_batches` as one."""
+    batches = list(real_batches(config, first, count))
+    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+
+
+def real_batches(config: ConfigDict, first: int, count: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yields `count` training examples: their images, and their classes where they have any.
 
     They are numbers `first`, `first` + 1, … of an order that depends on the size of the data alone,
     so that two ranges apart share no image.
@@ -57,14 +65,15 @@ def real_images(config: ConfigDict, first: int, count: int) -> dict[str, Any]:
     source, _ = assemble.build_source(config)
     check_range(f"sweep: images from number {first} on", count, 1, len(source) - first)
     order = np.argsort(np.random.PCG64(0).random_raw(len(source)), kind="stable")
-    data = config.data
-    return load_examples(
-        source,
-        order[first : first + count].tolist(),
-        image_size=data.image_size,
-        channels=data.get("channels", 3),
-        keys=("image", "class") if "class" in source[0] else ("image",),
-    )
+    chosen, data = order[first : first + count].tolist(), config.data
+    for start in range(0, count, _BATCH):
+        yield load_examples(
+            source,
+            chosen[start : start + _BATCH],
+            image_size=data.image_size,
+            channels=data.get("channels", 3),
+            keys=("image", "class") if "class" in source[0] else ("image",),
+        )
 
 
 def make_classifier(
@@ -91,7 +100,7 @@ def make_classifier(
             f"sweep: the {domain} classifier: got data without classes. Legal: a source with "
             "classes."
         )
-    images, classes = examples["image"], np.asarray(examples["class"])
+    images, classes = examples["image"], examples["class"]
     names = assemble.build_source(config)[0].class_names
     num_classes = len(names) if names else int(classes.max()) + 1
     model = ImageClassifier(num_classes=num_classes, image_size=config.data.image_size)

@@ -20,7 +20,7 @@ def config():
 
 def test_a_shift_of_all_colours_is_its_square_over_all_features():
     images = np.random.default_rng(0).integers(0, 200, (12, 8, 8, 3), dtype=np.uint8)
-    judge = Judge(pixels(4), images)
+    judge = Judge(pixels(4), [images[:5], images[5:]])
     scores = judge.scores(images + np.uint8(20))
     # The covariance stays, and each of 4 x 4 x 3 means moves by 20 / 255.
     assert scores["Fréchet distance (pixels 4x4)"] == pytest.approx(48 * (20 / 255) ** 2, rel=1e-4)
@@ -55,7 +55,7 @@ def test_a_classifier_is_trained_once_and_bears_its_domain(config, tmp_path):
     extractor = classifier(path)
     assert extractor.name == "shapes classifier"
     images = real_images(config, 0, 8)["image"]
-    assert set(Judge(extractor, images).scores(images)) == {
+    assert set(Judge(extractor, [images]).scores(images)) == {
         "Fréchet distance (shapes classifier)",
         "kernel distance (shapes classifier)",
     }

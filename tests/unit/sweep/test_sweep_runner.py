@@ -1,9 +1,6 @@
 """Sweeps of small functions in place of trainings."""
 
 import os
-import signal
-import threading
-import time
 
 import pytest
 
@@ -12,8 +9,6 @@ from ldm_jax.core.lock import folder_lock
 from ldm_jax.sweep.point import Point
 from ldm_jax.sweep.results import read_rows
 from ldm_jax.sweep.runner import run_point, run_sweep
-from ldm_jax.sweep.shares import make_shares
-from ldm_jax.sweep.workers import Job, run_jobs
 
 CONFIG = """
 from ldm_jax.core.defaults import base_config
@@ -124,38 +119,3 @@ def test_processes_share_the_machine_and_a_failure_is_told(points, folders, monk
     assert {(row["name"], row["seed"]) for row in rows} == {("short", 0), ("short", 1)}
     assert not set(rows[0]["cores"]) & set(rows[1]["cores"])
     assert len({os.getpid(), *(row["process"] for row in rows)}) == 3
-
-
-def die(number):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def sleep(path):
-    path.touch()
-    time.sleep(60)
-
-
-def test_a_killed_process_is_told_and_nothing_begins_after_it():
-    jobs = [Job(f"job {number}", die, (number,)) for number in range(3)]
-    with pytest.raises(UserError) as told:
-        run_jobs(jobs, make_shares(1))
-    assert str(told.value) == (
-        "sweep: job 0: its process ended with status -9 (2 not begun; the same command goes on)."
-    )
-
-
-def test_sigterm_ends_those_that_run(tmp_path):
-    def stop():
-        while not (tmp_path / "begun").exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    before = signal.getsignal(signal.SIGTERM)
-    stopper = threading.Thread(target=stop)
-    stopper.start()
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt, match="the same command goes on from there"):
-        run_jobs([Job("sleep", sleep, (tmp_path / "begun",))], make_shares(1))
-    stopper.join()
-    assert time.monotonic() - began < 55  # it did not sleep to its end
-    assert signal.getsignal(signal.SIGTERM) == before
