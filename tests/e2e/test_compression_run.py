@@ -6,10 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.sweep.results import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -19,14 +23,22 @@ METRIC = "Fréchet distance (Fashion-MNIST classifier)"
 
 
 @pytest.fixture(scope="module")
-def report():
+def study():
+    """The modules of the experiment, which find each other as its script does."""
+    names = ("points", "measure", "report")
     sys.path.insert(0, str(FOLDER))
     try:
-        import report
+        modules = [__import__(name) for name in names]
     finally:
         sys.path.remove(str(FOLDER))
-        sys.modules.pop("report", None)  # another experiment may have a file of this name
-    return report
+        for name in names:  # another experiment may have files of these names
+            sys.modules.pop(name, None)
+    return dict(zip(names, modules, strict=True))
+
+
+@pytest.fixture(scope="module")
+def report(study):
+    return study["report"]
 
 
 def make_row(name, seed, last, speed, judge="judge 1"):
@@ -128,6 +140,74 @@ def test_the_page_shows_what_was_measured(report, tmp_path):
     copy.write_text(page.read_text())
     report.fill_page(copy, "small", text)
     assert copy.read_text() == page.read_text()
+
+
+class Stub:
+    """A pipeline of a model whose images are as bright as it has steps."""
+
+    def __init__(self, workdir):
+        self.step = int((workdir / "steps").read_text())
+        conditioner = ConfigDict({"num_classes": 10})
+        self.config = ConfigDict(
+            {"task": {"conditioner": conditioner}, "sample": {"per_device_batch": 2}}
+        )
+        self.mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+
+    @classmethod
+    def from_checkpoint(cls, workdir):
+        return cls(workdir)
+
+    def __call__(self, *, classes, steps, seed):
+        return np.full((len(classes), 4, 4, 1), self.step, np.uint8) + noise(len(classes))
+
+    def reconstruct(self, images):
+        return images + np.uint8(10)
+
+
+def noise(count):
+    return np.random.default_rng(count).integers(0, 9, (count, 4, 4, 1), dtype=np.uint8)
+
+
+def test_a_point_goes_on_from_what_it_has_scored(study, tmp_path, monkeypatch):
+    measure, (_, point) = study["measure"], study["points"].make_points("smoke", [0], "j", "data")
+    trained = []
+
+    def train(config, workdir):
+        trained.append((workdir.name, config.train.steps))
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        workdir.mkdir(exist_ok=True)
+        (workdir / "steps").write_text(str(config.train.steps))
+        row = {"step": config.train.steps, "useful_seconds": 1.5 * config.train.steps}
+        with (workdir / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    monkeypatch.setattr(measure, "train", train)
+    monkeypatch.setattr(measure, "Pipeline", Stub)
+    monkeypatch.setattr(measure, "_costs", lambda _: {"parameters": 9, "flops_per_step": 100.0})
+    for name in ("real_batches", "real_images"):
+        many = name == "real_batches"
+        real = {"image": noise(16)}
+        monkeypatch.setattr(
+            measure, name, lambda *_, many=many, real=real: [real] if many else real
+        )
+    arguments = {"extractor": {"name": "pixels", "size": 4}}
+    folder = tmp_path / "point"
+    folder.mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        measure.measure_point(point, folder, **arguments)
+    found = measure.measure_point(point, folder, **arguments)
+    # The first checkpoint was scored before the cut, so only the second is trained for.
+    assert trained[1:] == [("diffusion", 1), ("diffusion", 2), ("first_stage", 2), ("diffusion", 2)]
+    assert [x["step"] for x in found["over_training"]] == [1, 2]
+    assert [x["training_flops"] for x in found["over_training"]] == [100.0, 200.0]
+    assert [x["seconds"] for x in found["over_training"]] == [1.5, 3.0]
+    assert [x["steps"] for x in found["over_sampling"]] == [2, 3]
+    assert found["checkpoint_step"] == 2
+    metric = "Fréchet distance (pixels 4x4)"
+    assert found["scores"] == found["over_training"][-1]["scores"]
+    assert found["real"][metric] < 1e-6 < found["scores"][metric] < found["reconstructed"][metric]
+    assert all(x["images_per_second"] > 0 for x in found["over_sampling"])
 
 
 @pytest.mark.slow
