@@ -70,7 +70,7 @@ def test_numerics_know_no_flax_modules(package):
 
 
 def test_only_the_commands_configs_and_training_see_config_dicts():
-    allowed = {"cli", "train", "core", "pipeline"}
+    allowed = {"sweep", "cli", "train", "core", "pipeline"}
     for path in FILES:
         if path.relative_to(PACKAGE).parts[0] not in allowed:
             assert not any(name.startswith("ml_collections") for name in imported(path)), path

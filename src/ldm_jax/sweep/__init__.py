@@ -1,0 +1,1 @@
+"""Studies of many runs: points of configurations, their results, and their plots."""
