@@ -8,8 +8,8 @@ from typing import Any
 
 from ldm_jax.cli import processes, sampling_flags
 from ldm_jax.cli.config_args import apply_overrides, load_config
-from ldm_jax.cli.progress import Progress
 from ldm_jax.cli.numbers import whole
+from ldm_jax.cli.progress import Progress
 
 EXAMPLES = """\
   ldm-jax evaluate --config configs/faces.py --workdir runs/faces --metrics fid,is,pr \\
