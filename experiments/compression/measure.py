@@ -1,63 +1,60 @@
 """One point: both stages trained, images scored on the way, and sampling timed in the end."""
 
 import json
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from points import first_stage
 
-from ldm_jax.core.config import build
-from ldm_jax.evaluation.extractors import EXTRACTORS
 from ldm_jax.parallel.matrix_flops import device_flops
 from ldm_jax.parallel.mesh import batch_shards, make_mesh
 from ldm_jax.pipeline import Pipeline
-from ldm_jax.sweep.judge import Judge, real_batches, real_images
+from ldm_jax.sweep.drawing import draw, draw_timed
+from ldm_jax.sweep.judge import Judge, open_judge, real_images
+from ldm_jax.sweep.kept import kept
+from ldm_jax.sweep.models import trained
 from ldm_jax.sweep.point import Point
 from ldm_jax.train.abstract_run import abstract_run, trace_train_step
 from ldm_jax.train.hooks import METRICS_FILE
 from ldm_jax.train.loop import train
 
-_SEED = 10_000  # of the samples, which have nothing to do with the training's
 
-
-def measure_point(point: Point, folder: Path, *, extractor: Mapping[str, Any]) -> dict[str, Any]:
+def measure_point(
+    point: Point, folder: Path, *, extractor: Mapping[str, Any], arguments: Any = None
+) -> dict[str, Any]:
     """Returns scores over training and over steps of sampling; it goes on from what was kept.
 
     Args:
       point: of `points.make_points`.
       folder: of the point.
       extractor: name and weights of the judge's.
+      arguments: of the command, all of which the point knows.
     """
+    del arguments
     config, settings = point.make_config(), point.settings
-    reference = real_batches(config, 0, settings["reference"])
-    judge = Judge(
-        build("extractor", EXTRACTORS, extractor), (batch["image"] for batch in reference)
-    )
+    judge = open_judge(config, extractor, settings["reference"])
     stage = first_stage(point)
     if stage is not None:
-        train(stage.make_config(), folder / "first_stage")
-        config.task.first_stage.workdir = str(folder / "first_stage")
-    costs = _kept(folder / "costs.json", lambda: _costs(config))
+        config.task.first_stage.workdir = str(trained(stage, folder.parents[1]))
+    costs = kept(folder / "costs.json", lambda: _costs(config))
 
     over_training = []
     for steps in settings["steps"]:
-        kept = folder / f"score_{steps}.json"
-        if not kept.is_file():
+        score = folder / f"score_{steps}.json"
+        if not score.is_file():
             config.train.steps = steps
             train(config, folder / "diffusion")
-        over_training.append(_kept(kept, lambda: _score(settings, judge, folder, costs)))
+        over_training.append(kept(score, lambda: _score(settings, judge, folder, costs)))
     over_sampling = [
-        _kept(
+        kept(
             folder / f"sampling_{count}.json",
             lambda count=count: _sample(judge, folder, count, settings),
         )
         for count in settings["sampler_steps"]
     ]
-    bounds = _kept(folder / "bounds.json", lambda: _bounds(judge, folder, settings))
+    bounds = kept(folder / "bounds.json", lambda: _bounds(judge, folder, settings))
     last = over_training[-1]
     return {
         "scores": last["scores"],
@@ -70,19 +67,10 @@ def measure_point(point: Point, folder: Path, *, extractor: Mapping[str, Any]) -
     }
 
 
-def draw(pipeline: Pipeline, count: int, steps: int) -> np.ndarray:
-    """Returns `count` images by DDIM; of models with classes, as many of each as can be."""
-    conditioner = pipeline.config.task.conditioner
-    chosen: dict[str, Any] = {"num_images": count}
-    if "num_classes" in conditioner:
-        chosen = {"classes": (np.arange(count) % conditioner.num_classes).tolist()}
-    return pipeline(**chosen, steps=steps, seed=_SEED)
-
-
 def _score(settings: Mapping, judge: Judge, folder: Path, costs: Mapping) -> dict[str, Any]:
     """Returns the scores of the newest checkpoint, and what it has cost."""
     pipeline = Pipeline.from_checkpoint(folder / "diffusion")
-    images = draw(pipeline, settings["images"], settings["scored_with"])
+    images = draw(pipeline, settings["images"], steps=settings["scored_with"])
     rows = map(json.loads, (folder / "diffusion" / METRICS_FILE).read_text().splitlines())
     seconds = next(row["useful_seconds"] for row in rows if row["step"] == pipeline.step)
     return {
@@ -96,11 +84,7 @@ def _score(settings: Mapping, judge: Judge, folder: Path, costs: Mapping) -> dic
 def _sample(judge: Judge, folder: Path, steps: int, settings: Mapping) -> dict[str, Any]:
     """Returns scores and throughput of the last checkpoint, decoding included."""
     pipeline = Pipeline.from_checkpoint(folder / "diffusion")
-    most = pipeline.config.sample.per_device_batch * batch_shards(pipeline.mesh)
-    draw(pipeline, min(most, settings["images"]), 2)  # compiles; steps are an input
-    began = time.monotonic()
-    images = draw(pipeline, settings["images"], steps)
-    seconds = time.monotonic() - began
+    images, seconds = draw_timed(pipeline, settings["images"], steps=steps)
     found = {"steps": steps, "images_per_second": len(images) / seconds}
     return {**found, "scores": judge.scores(images)}
 
@@ -121,14 +105,3 @@ def _costs(config: Any) -> dict[str, float]:
         "parameters": sum(x.size for x in jax.tree.leaves(run.state.params)),
         "flops_per_step": device_flops(traced.jaxpr, mesh.size) * mesh.size,
     }
-
-
-def _kept(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """Returns what a file holds; where there is none, it is made and written whole."""
-    if not path.is_file():
-        text = json.dumps(make(), allow_nan=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(path)
-    return json.loads(path.read_text())

@@ -10,22 +10,23 @@ from ldm_jax.core.checks import UserError
 
 
 @contextlib.contextmanager
-def folder_lock(folder: str | Path, what: str, doing: str) -> Iterator[None]:
+def folder_lock(folder: str | Path, what: str, doing: str, *, wait: bool = False) -> Iterator[None]:
     """Holds `folder/lock`; a process that died holds nothing.
 
     Args:
       folder: is made.
       what: the flag and its value, for the message.
       doing: likewise.
+      wait: until another process that holds it lets go.
 
     Raises:
-      UserError: another process holds it.
+      UserError: another process holds it, and this one does not wait.
     """
     path = Path(folder) / "lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                 raise UserError(

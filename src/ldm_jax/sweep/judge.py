@@ -1,19 +1,24 @@
 """How good images are beside real ones, by features of a named extractor."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError, check_range
+from ldm_jax.core.config import build
 from ldm_jax.data.pipeline import load_examples
 from ldm_jax.evaluation.classifier_features import write_classifier
 from ldm_jax.evaluation.classifier_training import accuracy, train_classifier
+from ldm_jax.evaluation.extractors import EXTRACTORS
 from ldm_jax.evaluation.features import Extraction, Extractor
 from ldm_jax.evaluation.fid import FeatureStatistics, fid
 from ldm_jax.evaluation.kid import SUBSET_SIZE, kid
 from ldm_jax.evaluation.metric_names import metric_name
+from ldm_jax.evaluation.precision_recall import precision_recall
 from ldm_jax.models.image_classifier import ImageClassifier
 from ldm_jax.train import assemble
 
@@ -45,6 +50,39 @@ class Judge:
             metric_name("fid", name): fid(_statistics(features), _statistics(self._real)),
             metric_name("kid", name): kid(features, self._real, size=size).mean,
         }
+
+    def spread(self, images: np.ndarray) -> dict[str, float]:
+        """Returns precision and recall of images, by their full names.
+
+        As many real images are compared as there are samples, so that the two have balls alike.
+
+        Raises:
+          UserError: fewer than five images.
+        """
+        features = self._extract(images)["features"]
+        found = precision_recall(self._real[: len(features)], features)
+        return {metric_name(x, self.extractor.name): getattr(found, x) for x in found._fields}
+
+    def follows(self, images: np.ndarray, classes: np.ndarray) -> float:
+        """Returns the share of images that the classifier puts in the classes [m] asked for."""
+        logits = self._classify(images)["logits"]
+        return float(np.mean(np.argmax(logits, axis=-1) == classes))
+
+    @functools.cached_property
+    def _classify(self) -> Extraction:
+        return Extraction(self.extractor, ("logits",))
+
+
+def open_judge(config: ConfigDict, extractor: Mapping[str, Any], count: int) -> Judge:
+    """Returns the judge that compares with the first `count` images of `real_batches`.
+
+    Args:
+      config: of the data.
+      extractor: its name and, where it has any, `weights`.
+      count: of real images.
+    """
+    reference = real_batches(config, 0, count)
+    return Judge(build("extractor", EXTRACTORS, extractor), (batch["image"] for batch in reference))
 
 
 def real_images(config: ConfigDict, first: int, count: int) -> dict[str, np.ndarray]:
