@@ -45,12 +45,12 @@ def test_newest_rows_compare_if_they_were_measured_alike():
         "b": [2.0],
     }
     with pytest.raises(UserError) as told:
-        comparable("study", rows[1:] + [row("c", 0, 1.0, judge="k")], ("judge",))
+        comparable("study", [*rows[1:], row("c", 0, 1.0, judge="k")], ("judge",))
     assert str(told.value) == (
         "study: results with 2 kinds of judge: j, k. Legal: one; measure the others again, or keep "
         "another --out."
     )
-    with pytest.raises(UserError, match="study: got no results. Legal: those of one point"):
+    with pytest.raises(UserError, match=r"study: got no results\. Legal: those of one point"):
         comparable("study", [], ())
 
 
