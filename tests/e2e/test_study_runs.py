@@ -1,0 +1,81 @@
+"""Studies at their smallest, in a process of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ldm_jax.sweep.results import read_rows
+
+ROOT = Path(__file__).parents[2]
+TFDS = ROOT.parent / "shared" / "data" / "tfds"
+needs_data = pytest.mark.skipif(
+    not (TFDS / "fashion_mnist").is_dir(), reason="needs the TFDS directory of Fashion-MNIST"
+)
+
+
+def run(name, workdir, *more):
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    command = [sys.executable, ROOT / "experiments" / name / "run.py", "--size", "smoke"]
+    command += ["--workdir", workdir, *more]
+    done = subprocess.run(
+        list(map(str, command)), env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1]), read_rows(workdir / name / "results.jsonl")
+
+
+def test_the_cost_of_inpainting_is_measured_once(tmp_path):
+    scores, rows = run("inpainting_cost", tmp_path)
+    assert list(scores) == ["LDM-1, seed 0", "LDM-4, seed 0"]
+    assert all(value > 0 for found in scores.values() for value in found.values())
+    text = (tmp_path / "inpainting_cost" / "table.md").read_text()
+    assert "| LDM-1 |" in text
+    assert "- Latents are at least" in text
+    assert run("inpainting_cost", tmp_path) == (scores, rows)
+
+
+@pytest.mark.slow
+@needs_data
+def test_studies_share_what_they_train(tmp_path):
+    """The judge, the first stage and the guided model are trained once."""
+    guided, _ = run("guidance", tmp_path, "--data", TFDS)
+    assert list(guided) == ["s=1, seed 0", "s=2, seed 0"]
+    assert all(0 <= found["class as asked"] <= 1 for found in guided.values())
+    models = sorted(path.name for path in (tmp_path / "models").iterdir())
+    drawn, rows = run("samplers", tmp_path, "--data", TFDS)
+    assert list(drawn) == ["ddim, seed 0", "dpmpp-2m, seed 0"]
+    assert [x["steps"] for x in rows[0]["over_steps"]] == [4, 5]
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == models
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+
+
+@pytest.mark.slow
+@needs_data
+@pytest.mark.parametrize("name", ["parameterization", "latent_scale", "first_stages"])
+def test_a_study_of_trained_models_runs(name, tmp_path):
+    scores, rows = run(name, tmp_path, "--data", TFDS)
+    assert len(scores) == len(rows) == 2
+    metric = "Fréchet distance (Fashion-MNIST classifier)"
+    first, second = (found[metric] for found in scores.values())
+    assert first > 0
+    assert second > 0
+    assert first != second
+    assert list((tmp_path / name).glob("*.png"))
+
+
+@pytest.mark.slow
+def test_the_switch_runs_both_ways(tmp_path):
+    scores, _ = run("conditioning", tmp_path)
+    routes = ("map-concat", "map-attention", "class-concat", "class-attention")
+    assert list(scores) == [f"{name}, seed 0" for name in routes]
+    assert all(0 <= found["condition followed"] <= 1 for found in scores.values())
