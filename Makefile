@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 
-.PHONY: quickstart test test-parity test-slow plan lint types imports check clean
+.PHONY: quickstart test test-parity test-slow plan results lint types imports check clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -46,6 +46,9 @@ test-slow: $(VENV)/installed-parity  ## minutes each: run before an issue ends
 
 plan: $(VENV)/installed-plan  ## rows of docs/scaling.md that are missing: hours on two cores
 	$(BIN)/python benchmarks/scaling.py
+
+results: $(VENV)/installed  ## the README's table, from the committed result files
+	$(BIN)/python experiments/results.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

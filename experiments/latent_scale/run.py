@@ -89,12 +89,14 @@ def measure_point(
 
     def measure() -> dict[str, float]:
         once = config.copy_and_resolve_references()
-        once.task.first_stage.scale_factor = "auto"
+        once.task.first_stage.scale_factor = "std"
         once.train.update(steps=1, warmup_steps=0)
         train(once, folder / "one_step")
         with open_model(folder / "one_step") as model:
             assert model.latent_scale is not None
-            return {"factor": single_factor(model.latent_scale)}
+            factor = single_factor(model.latent_scale)
+        assert factor is not None
+        return {"factor": factor}
 
     unit = kept(folder / "unit.json", measure)["factor"]
     config.task.first_stage.scale_factor = unit * settings["deviation"]
@@ -133,7 +135,7 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
         about_seeds(groups),
         "",
         f"- Best is {least}"
-        + (", what `scale_factor='auto'` gives." if least == "std=1" else ", and not 1."),
+        + (", what `scale_factor='std'` gives." if least == "std=1" else ", and not 1."),
         "",
         made_on(groups),
     ]

@@ -1,0 +1,111 @@
+"""The README's table of results, from the result files that are committed beside it.
+
+python experiments/results.py
+Fills the README between its marks; `make results` runs it, and a test holds that it was run.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ldm_jax.sweep.page import fill_page
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+MARK = "all experiments"
+
+
+class Result(NamedTuple):
+    """A line of the table.
+
+    Attributes:
+      what: was measured.
+      read: (content of the file) -> what was found, as text.
+      controls: likewise, what to hold it against.
+    """
+
+    what: str
+    read: Callable[[Any], str]
+    controls: Callable[[Any], str]
+
+
+def _task(name: str, what: str, form: str = "{:.3f}") -> Result:
+    """Returns the line of a task, whose controls are real images and the better trivial one.
+
+    Distances are kept below zero, so that more is better in all files, and shown above it.
+    """
+
+    def read(found: Any) -> str:
+        one = found[name]
+        error = one["standard_error"]
+        return f"{form.format(abs(one['score']))} ± {form.format(error)}"
+
+    def controls(found: Any) -> str:
+        one = found[name]
+        better = max(one["shuffled"], one["trivial"])
+        return f"real {form.format(abs(one['real']))}, trivial {form.format(abs(better))}"
+
+    return Result(what, read, controls)
+
+
+def _share(found: Any) -> str:
+    return f"{found['score']:.3f} ± {found['standard_error']:.3f}"
+
+
+RESULTS = {
+    "tasks/results.json": (
+        _task("class", "shapes by class: right colour and shape"),
+        _task("two_objects", "shapes by caption: two objects, places and relation right"),
+        _task("layout", "shapes by layout: mean IoU of boxes"),
+        _task("semantic", "shapes by label map: mean IoU"),
+        _task("super_resolution", "shapes, super-resolution ×4: PSNR, dB", "{:.2f}"),
+        _task("inpainting", "shapes, inpainting: LPIPS of what was hidden", "{:.4f}"),
+        _task("retrieval", "shapes by retrieved neighbours: attribute followed"),
+    ),
+    "fashion_mnist/results.json": (
+        Result(
+            "Fashion-MNIST by class: a classifier names it",
+            lambda found: f"{found['requested_class_named']:.3f}",
+            lambda found: f"real {found['classifier_accuracy_on_real_test_images']:.3f}",
+        ),
+    ),
+    "fashion_mnist/captions.json": (
+        Result(
+            "Fashion-MNIST by caption, frozen text encoder: a classifier names it",
+            lambda found: _share(found["training captions"]),
+            lambda found: (
+                f"real {found['classifier_accuracy_on_real_test_images']:.3f}, trivial "
+                f"{max(found['training captions'][x] for x in ('shuffled', 'one_class')):.3f}"
+            ),
+        ),
+    ),
+    "emoji/results.json": (
+        Result(
+            "emoji by caption, combinations never seen: category and skin tone right",
+            lambda found: (
+                f"{found['unseen']['agreement']:.3f} ± {found['unseen']['standard_error']:.3f}"
+            ),
+            lambda found: (
+                f"real {found['unseen']['real']:.3f}, trivial "
+                f"{max(found['unseen'][x] for x in ('shuffled', 'trivial')):.3f}"
+            ),
+        ),
+    ),
+}
+
+
+def make_table() -> str:
+    """Returns the table as Markdown."""
+    lines = ["| what | found | beside it | page |", "|---|---|---|---|"]
+    for file, results in RESULTS.items():
+        found = json.loads((HERE / file).read_text())
+        page = f"experiments/{Path(file).parent}/README.md"
+        for what, read, controls in results:
+            name = page.split("/")[1]
+            lines.append(f"| {what} | {read(found)} | {controls(found)} | [{name}]({page}) |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    fill_page(README, MARK, make_table())
