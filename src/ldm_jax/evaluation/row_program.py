@@ -55,11 +55,19 @@ class RowProgram:
 
     def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the results of one row or more."""
-        found = []
+        found: list[dict[str, np.ndarray]] = []
+        running: list[tuple[dict[str, Array], int]] = []
         for start in range(0, len(rows), self._batch_size):
             block = rows[start : start + self._batch_size]
             missing = self._batch_size - len(block)
             padded = np.concatenate([block, np.repeat(block[:1], missing, axis=0)])
-            batch = self._apply(self._params, put_rows(self._mesh, padded))
-            found.append({name: np.asarray(x)[: len(block)] for name, x in batch.items()})
+            # The devices have the next batch before the host waits for the last one.
+            running.append((self._apply(self._params, put_rows(self._mesh, padded)), len(block)))
+            if len(running) > 1:
+                found.append(_on_host(*running.pop(0)))
+        found += [_on_host(*one) for one in running]
         return {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
+
+
+def _on_host(batch: dict[str, Array], count: int) -> dict[str, np.ndarray]:
+    return {name: np.asarray(x)[:count] for name, x in batch.items()}
