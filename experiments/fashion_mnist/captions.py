@@ -29,7 +29,7 @@ from ldm_jax.conditioning import BertText
 from ldm_jax.core.checks import UserError
 from ldm_jax.interop.towers import read_tower
 from ldm_jax.pipeline import Pipeline
-from ldm_jax.train.assemble import build_tokenizer
+from ldm_jax.train.assemble_data import build_tokenizer
 from ldm_jax.train.hooks import image_grid, save_png
 from ldm_jax.train.loop import train
 

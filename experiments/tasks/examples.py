@@ -8,7 +8,7 @@ import embed
 import numpy as np
 
 from ldm_jax.data.shapes import Shapes
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble_data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Examples:
         source = Shapes(**{**settings, "seed": seed, "num_examples": count})
         scenes = [source[k] for k in range(count)]
         training, config = Shapes(**settings), _with_embeddings(config, source)
-        derived = assemble.build_derived(config)
+        derived = assemble_data.build_derived(config)
         batch = (
-            assemble.build_examples(config, source, None, range(count), ("image", *derived))
+            assemble_data.build_examples(config, source, None, range(count), ("image", *derived))
             if derived
             else {}
         )

@@ -13,7 +13,7 @@ import pytest
 
 from ldm_jax.cli.config_args import load_config
 from ldm_jax.cli.info import describe
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.condition_checks import check_inputs
 from ldm_jax.train.frozen import abstract_frozen
 from ldm_jax.train.step import init_state, make_train_step
@@ -77,7 +77,7 @@ def test_a_published_config_traces_one_full_train_step(path):
 def trace_train_step(path):
     config = load_config(str(path))
     task = assemble.build_task(config)
-    spec = assemble.batch_spec(config, task, config.train.batch_size)
+    spec = assemble_data.batch_spec(config, task, config.train.batch_size)
     optimizers, learning_rate = assemble.build_optimizers(config, task)
     frozen = abstract_frozen(task, config.data.image_size)
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -15,7 +15,7 @@ from ldm_jax.cli.config_args import load_config
 from ldm_jax.cli.info import describe
 from ldm_jax.core.checks import UserError
 from ldm_jax.data import Shapes
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.condition_checks import check_inputs
 
 FOLDER = Path(__file__).parents[2] / "configs" / "published"
@@ -176,7 +176,7 @@ def test_data_have_what_a_diffusion_model_is_conditioned_on(spec, tmp_path):
     if not reads:
         return
     source = Shapes(image_size=config.data.image_size, num_examples=2)
-    batch = assemble.build_examples(config, source, None, (0, 1), ("image", *reads))
+    batch = assemble_data.build_examples(config, source, None, (0, 1), ("image", *reads))
     for name, expected in task.input_shapes().items():
         assert batch[name].shape == (2, *expected.shape)
         assert expected.shape == shapes[name]

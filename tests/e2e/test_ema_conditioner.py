@@ -9,7 +9,7 @@ from ldm_jax.interop.compvis import ema_name
 from ldm_jax.interop.mapping import flatten
 from ldm_jax.interop.safetensors_io import SafetensorsFile, SafetensorsWriter
 from ldm_jax.interop.tensors import TensorInfo
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.checkpoint import read_item
 from ldm_jax.train.convert import convert
 from ldm_jax.train.exchange import open_model, read_model_config
@@ -31,7 +31,9 @@ def items(workdir, config, component):
     """Returns a component's raw and averaged parameters."""
     task = assemble.build_task(config)
     shapes = jax.eval_shape(
-        lambda: task.init(jax.random.key(0), assemble.batch_spec(config, task, 1))[0][component]
+        lambda: task.init(jax.random.key(0), assemble_data.batch_spec(config, task, 1))[0][
+            component
+        ]
     )
     found = [read_item(workdir, item, component, shapes) for item in ("params", "ema_params")]
     return [np.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in found]

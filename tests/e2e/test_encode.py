@@ -19,7 +19,7 @@ from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.tasks.base import to_float_images
 from ldm_jax.tasks.first_stage import Frozen, LatentScale
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.checkpoint import read_frozen_record
 from ldm_jax.train.encode import encode
 from ldm_jax.train.exchange import open_model
@@ -88,7 +88,7 @@ def test_shards_hold_the_moments_of_both_orientations(runs, cache, capfd):
     found = LatentCache(str(cache))
     with open_model(runs.autoencoder) as model:
         params, module = model.load("first_stage"), model.module("first_stage")
-    source = assemble.build_source(tiny.get_config("text"))[0]
+    source = assemble_data.build_source(tiny.get_config("text"))[0]
     assert (len(found), found.class_names) == (len(source), source.class_names)
     for index in (0, 23, 24, 63):
         example, expected = found[index], source[index]
@@ -145,10 +145,10 @@ def losses_of(config, cache=None):
     config = config.copy_and_resolve_references()
     if cache is not None:
         config.data.latent_cache = str(cache)
-    task, tokenizer = assemble.build_task(config), assemble.build_tokenizer(config)
-    spec = assemble.batch_spec(config, task, 8)
-    source, _ = assemble.build_source(config)
-    stream = assemble.build_stream(config, source, task, tokenizer)
+    task, tokenizer = assemble.build_task(config), assemble_data.build_tokenizer(config)
+    spec = assemble_data.batch_spec(config, task, 8)
+    source, _ = assemble_data.build_source(config)
+    stream = assemble_data.build_stream(config, source, task, tokenizer)
     params = task.init(jax.random.key(0), None)[0]
     params = jax.tree.map(lambda x: x + 0.05, params)  # what starts at zero would hide the latents
     with open_model(config.task.first_stage.workdir) as model:
@@ -284,9 +284,9 @@ def test_one_factor_for_all_elements(runs):
     config = tiny.get_config("text")
     config.task.first_stage.update(workdir=str(runs.autoencoder), scale_factor="std")
     config.task.first_stage.scale_images = 1000
-    task, tokenizer = assemble.build_task(config), assemble.build_tokenizer(config)
-    stream = assemble.build_stream(
-        config, assemble.build_source(config)[0], task, tokenizer, squares=True
+    task, tokenizer = assemble.build_task(config), assemble_data.build_tokenizer(config)
+    stream = assemble_data.build_stream(
+        config, assemble_data.build_source(config)[0], task, tokenizer, squares=True
     )
     frozen, record = prepare_frozen(config, task, stream, make_mesh((2, 4, 1)))
     assert record["statistics"]["num_images"] == 64  # one pass over the data

@@ -20,7 +20,7 @@ from ldm_jax.interop.safetensors_io import SafetensorsWriter
 from ldm_jax.interop.tensors import TensorInfo
 from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.pipeline import Pipeline
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.cached_conditions import without_conditioner
 from ldm_jax.train.checkpoint import read_item
 from ldm_jax.train.encode import encode
@@ -141,15 +141,15 @@ def test_a_cached_step_has_the_loss_of_the_tower(tower, cache):
         config = make_config(tower, **{"data.flip_probability": 0.5})
         config.task.first_stage = {"model": {"name": "identity"}, "scale_factor": "auto"}
         config.data.latent_cache = path
-        task, tokenizer = assemble.build_task(config), assemble.build_tokenizer(config)
-        source, _ = assemble.build_source(config)
+        task, tokenizer = assemble.build_task(config), assemble_data.build_tokenizer(config)
+        source, _ = assemble_data.build_source(config)
         mesh = make_mesh()
-        stream = assemble.build_stream(config, source, task, tokenizer, squares=True)
+        stream = assemble_data.build_stream(config, source, task, tokenizer, squares=True)
         frozen, _ = prepare_frozen(config, task, stream, mesh)
         if path:
             frozen = without_conditioner(task, frozen, mesh)
             assert frozen.conditioner is None
-        params, _ = task.init(jax.random.key(0), assemble.batch_spec(config, task, 8))
+        params, _ = task.init(jax.random.key(0), assemble_data.batch_spec(config, task, 8))
         # A fresh U-Net says nothing of its condition: its last layer is zero.
         params = jax.tree.map(lambda x: x + 0.05, params)
 
@@ -158,7 +158,7 @@ def test_a_cached_step_has_the_loss_of_the_tower(tower, cache):
             keys = StepKeys(step=step, indices=jnp.arange(8))
             return task.loss("diffusion", params, {}, frozen, batch, keys).loss
 
-        stream = assemble.build_stream(config, source, task, tokenizer)
+        stream = assemble_data.build_stream(config, source, task, tokenizer)
         batches = [next(stream) for _ in range(3)]
         expected = {"moments", "context"} if path else {"image", "tokens"}
         assert set(batches[0]) == expected

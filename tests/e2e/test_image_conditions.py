@@ -16,7 +16,7 @@ from ldm_jax.interop.mapping import make_entries
 from ldm_jax.interop.safetensors_io import SafetensorsWriter
 from ldm_jax.interop.tensors import TensorInfo
 from ldm_jax.pipeline import Pipeline
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.condition_checks import check_inputs
 from ldm_jax.train.loop import train
 
@@ -125,12 +125,12 @@ def test_batches_and_grids_find_the_rows_of_their_examples(tmp_path):
     config = embedded(tmp_path, 3, 4)
     config.data.holdout = 6
     task = assemble.build_task(config)
-    training, held_out = assemble.build_source(config)
+    training, held_out = assemble_data.build_source(config)
     rows = np.load(tmp_path / "rows.npy")
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     numbers = {SOURCE[k]["image"].tobytes(): k for k in range(64)}
-    batch = next(assemble.build_stream(config, training, task, None))
-    fixed = assemble.build_examples(config, held_out, None, range(6), ("image", "neighbours"))
+    batch = next(assemble_data.build_stream(config, training, task, None))
+    fixed = assemble_data.build_examples(config, held_out, None, range(6), ("image", "neighbours"))
     for found in (batch, fixed):
         own = [numbers[image.tobytes()] for image in found["image"]]
         likeness = unit[own] @ unit.T
@@ -138,7 +138,7 @@ def test_batches_and_grids_find_the_rows_of_their_examples(tmp_path):
         nearest = np.argsort(-likeness, axis=1)[:, :2]
         expected = np.concatenate([unit[own][:, None], unit[nearest]], axis=1)
         np.testing.assert_allclose(found["neighbours"], expected, atol=1e-6)
-    spec = assemble.batch_spec(config, task, 8)
+    spec = assemble_data.batch_spec(config, task, 8)
     assert {k: (x.shape, x.dtype) for k, x in batch.items()} == {
         k: (x.shape, x.dtype) for k, x in spec.items()
     }

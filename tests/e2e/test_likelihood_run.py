@@ -15,7 +15,7 @@ from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.tasks.first_stage import Frozen, LatentScale
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.likelihood import make_likelihood, make_loader
 
 SOURCE = Shapes(image_size=16, max_objects=1, num_examples=64)
@@ -43,7 +43,7 @@ def agree(found, other):
 def latent(runs):
     """A trained text model: its task, its averages and frozen parts, and a loader."""
     pipeline = Pipeline.from_checkpoint(runs.text)
-    tokenizer = assemble.build_tokenizer(pipeline.config)
+    tokenizer = assemble_data.build_tokenizer(pipeline.config)
     load = make_loader(pipeline.config, pipeline.task, SOURCE, tokenizer)
     parts = jax.device_get((pipeline._params, pipeline._frozen))
     return shortened(pipeline.task), *parts, load

@@ -9,7 +9,7 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.data.shapes import Shapes
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.tasks.first_stage import FirstStage
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble_data
 from ldm_jax.train.checkpoint import read_config
 from ldm_jax.train.data_refusal import refusal
 from ldm_jax.train.loop import train
@@ -44,7 +44,7 @@ def test_a_task_trains_and_draws_what_its_data_make(drawn, name):
     (entry,) = pipeline.task.condition_entries
     config = pipeline.config
     source = Shapes(16, max_objects=2, seed=1)
-    batch = assemble.build_examples(config, source, None, range(3), ("image", entry))
+    batch = assemble_data.build_examples(config, source, None, range(3), ("image", entry))
     images = pipeline(conditions={entry: batch[entry]}, seed=2)
     assert images.shape == (3, 16, 16, 3)
     np.testing.assert_array_equal(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ldm_jax.cli.config_args import load_config
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 
 TINY = Path(__file__).parents[1] / "e2e" / "tiny.py"
 STEPS = 4
@@ -28,12 +28,12 @@ def config():
 
 def take(settings, count, state=None):
     """Returns STEPS global batches of `count` processes, joined, and where each of them stands."""
-    tokenizer = assemble.build_tokenizer(settings)
+    tokenizer = assemble_data.build_tokenizer(settings)
     task = assemble.build_task(settings)
-    source, _ = assemble.build_source(settings)
+    source, _ = assemble_data.build_source(settings)
     parts, states = [], []
     for index in range(count):
-        stream = assemble.build_stream(settings, source, task, tokenizer, block=(index, count))
+        stream = assemble_data.build_stream(settings, source, task, tokenizer, block=(index, count))
         assert stream.local_batch_size == settings.train.batch_size // count
         if state is not None:
             stream.set_state(json.loads(json.dumps(state)))

@@ -134,7 +134,7 @@ def _config(arguments: argparse.Namespace, overrides: list[str]) -> Any:
     Raises:
       UserError: a configuration of another run.
     """
-    from ldm_jax.train import assemble
+    from ldm_jax.train import assemble, assemble_data
     from ldm_jax.train.checkpoint import check_same_run, read_config
 
     workdir = Path(arguments.workdir).expanduser()
@@ -145,7 +145,7 @@ def _config(arguments: argparse.Namespace, overrides: list[str]) -> Any:
         config = load_config(arguments.config)
     apply_overrides(config, [*sampling_flags.shortcuts(arguments), *overrides])
     if arguments.config:
-        assemble.keep_text(config, assemble.build_tokenizer(config))
+        assemble_data.keep_text(config, assemble_data.build_tokenizer(config))
     check_same_run(workdir, config)
     if arguments.dtype is not None:
         assemble.set_dtype(config, arguments.dtype)

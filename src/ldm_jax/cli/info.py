@@ -73,12 +73,12 @@ def describe(config) -> tuple[dict[str, Any], str]:
 
     from ldm_jax.tasks.first_stage import Frozen
     from ldm_jax.tasks.latent_task import LatentTask
-    from ldm_jax.train import assemble
+    from ldm_jax.train import assemble, assemble_data
     from ldm_jax.train.frozen import abstract_frozen
     from ldm_jax.train.preflight import check_config
 
     task = check_config(config)
-    spec = assemble.batch_spec(config, task, config.train.batch_size)
+    spec = assemble_data.batch_spec(config, task, config.train.batch_size)
     params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
     size, channels = config.data.image_size, config.data.get("channels", 3)
     frozen = abstract_frozen(task, size)

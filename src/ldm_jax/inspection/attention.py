@@ -22,7 +22,7 @@ from ldm_jax.inspection.sheet import Cell, heat_over, sheet
 from ldm_jax.inspection.view import Subject, View
 from ldm_jax.inspection.words import word_tokens
 from ldm_jax.pipeline import Generation
-from ldm_jax.train.assemble import build_tokenizer
+from ldm_jax.train.assemble_data import build_tokenizer
 
 _KEPT = "intermediates"
 

@@ -31,7 +31,7 @@ from ldm_jax.tasks.guided import Options
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import MASKED_IMAGE, LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.checkpoint import is_workdir, read_config, restore_params
 from ldm_jax.train.condition_checks import check_tokenizer
 from ldm_jax.train.exchange import open_model, read_model_config
@@ -70,7 +70,7 @@ class Pipeline:
         self.config, self.task, self.mesh, self.step = config, task, mesh, step
         self.notes, self.source = tuple(notes), source
         self._params, self._frozen = params, frozen
-        tokenizer = assemble.build_tokenizer(config)
+        tokenizer = assemble_data.build_tokenizer(config)
         check_tokenizer(task, tokenizer)
         self._reader = ConditionReader(task, tokenizer)
         self._programs: dict[Options, Programs] = {}
@@ -112,7 +112,7 @@ class Pipeline:
         config = read_config(path) if config is None else config
         check_sampling(config, None)
         task = _diffusion(path, assemble.build_task(config))
-        spec = assemble.batch_spec(config, task, 1)
+        spec = assemble_data.batch_spec(config, task, 1)
         params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), spec))
         params, step = restore_params(path, placed(mesh, params), ema=ema)
         frozen = restore_run_frozen(config, task, path, mesh, for_training=False)

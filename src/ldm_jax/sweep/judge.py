@@ -20,7 +20,7 @@ from ldm_jax.evaluation.kid import SUBSET_SIZE, kid
 from ldm_jax.evaluation.metric_names import metric_name
 from ldm_jax.evaluation.precision_recall import precision_recall
 from ldm_jax.models.image_classifier import ImageClassifier
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble_data
 
 _BATCH = 512  # images in memory at once
 
@@ -100,7 +100,7 @@ def real_batches(config: ConfigDict, first: int, count: int) -> Iterator[dict[st
     Raises:
       UserError: more than there are.
     """
-    source, _ = assemble.build_source(config)
+    source, _ = assemble_data.build_source(config)
     check_range(f"sweep: images from number {first} on", count, 1, len(source) - first)
     order = np.argsort(np.random.PCG64(0).random_raw(len(source)), kind="stable")
     chosen, data = order[first : first + count].tolist(), config.data
@@ -139,7 +139,7 @@ def make_classifier(
             "classes."
         )
     images, classes = examples["image"], examples["class"]
-    names = assemble.build_source(config)[0].class_names
+    names = assemble_data.build_source(config)[0].class_names
     num_classes = len(names) if names else int(classes.max()) + 1
     model = ImageClassifier(num_classes=num_classes, image_size=config.data.image_size)
     params = train_classifier(model, images[:train], classes[:train], steps)

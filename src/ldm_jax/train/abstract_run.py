@@ -20,7 +20,7 @@ from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.first_stage import Answered
 from ldm_jax.tasks.guided import Controls
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.cache_key import cached_routes
 from ldm_jax.train.frozen import abstract_frozen
 from ldm_jax.train.layout import placed_state
@@ -69,7 +69,7 @@ def abstract_run(config: ConfigDict) -> AbstractRun:
     """
     task = check_config(config)
     optimizers, _ = assemble.build_optimizers(config, task)
-    spec = assemble.batch_spec(config, task, config.train.batch_size)
+    spec = assemble_data.batch_spec(config, task, config.train.batch_size)
     state = jax.eval_shape(
         lambda: init_state(task, optimizers, step_key(config.seed, 0, Purpose.PARAMS), spec)
     )
@@ -150,7 +150,7 @@ def _sampling_inputs(task: LatentDiffusionTask, size: int) -> dict[str, jax.Shap
 
 def _batch(run: AbstractRun, mesh: Mesh, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns the shapes of a training batch, with a cache's answers where it has them."""
-    spec = dict(assemble.batch_spec(run.config, run.task, batch_size))
+    spec = dict(assemble_data.batch_spec(run.config, run.task, batch_size))
     routes = cached_routes(run.config)
     if routes:
         manifest = read_manifest(run.config.data.latent_cache)

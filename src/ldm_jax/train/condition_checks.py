@@ -13,7 +13,7 @@ from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
-from ldm_jax.train.assemble import build_derived, build_examples, condition_inputs
+from ldm_jax.train.assemble_data import build_derived, build_examples, condition_inputs
 
 _FIRST = 32
 

@@ -22,7 +22,7 @@ from ldm_jax.models.autoencoder import Autoencoder
 from ldm_jax.tasks.first_stage import LatentScale
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble_data
 from ldm_jax.train.exchange import Model
 from ldm_jax.train.fingerprint import first_stage_hash
 
@@ -239,5 +239,5 @@ def _write_tokenizer(model: Model, target: Path, *, with_padding: bool) -> None:
     if model.tokenizer is not None and model.tokenizer.is_dir():
         shutil.copytree(model.tokenizer, target / "tokenizer", dirs_exist_ok=True)
     else:
-        tokenizer = assemble.build_tokenizer(model.config)
+        tokenizer = assemble_data.build_tokenizer(model.config)
         tokenizer.save(target / "tokenizer", with_padding=with_padding)

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.data.split import split
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble_data
 from ldm_jax.train.condition_checks import (
     check_classes,
     check_first_examples,
@@ -38,14 +38,14 @@ def refusal(
     try:
         task = check_config(config)
         check_inputs(config, task)
-        tokenizer = assemble.build_tokenizer(config)
+        tokenizer = assemble_data.build_tokenizer(config)
         check_tokenizer(task, tokenizer)
         check_classes(task, source)
         derived = config.data.get("derive") or {}  # which hide the source's own
         check_largest(task, {k: v for k, v in (largest or {}).items() if k not in derived})
         if config.data.get("holdout"):
             source, _ = split(source, config.data.holdout)
-        assemble.build_stream(config, source, task, tokenizer, squares=True)
+        assemble_data.build_stream(config, source, task, tokenizer, squares=True)
         check_first_examples(config, task, source, tokenizer)
     except UserError as error:
         return str(error)

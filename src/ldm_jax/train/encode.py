@@ -27,7 +27,7 @@ from ldm_jax.parallel.multihost import check_same, gather, is_first
 from ldm_jax.parallel.sharding import batch_sharding, put_batch, shardings
 from ldm_jax.tasks.base import to_float_images
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train.assemble import build_tokenizer
+from ldm_jax.train.assemble_data import build_tokenizer
 from ldm_jax.train.cache_key import conditioner_key, content_key, preprocessing_key
 from ldm_jax.train.cached_conditions import (
     ConditionEncoder,

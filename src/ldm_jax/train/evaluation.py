@@ -30,7 +30,7 @@ from ldm_jax.parallel.sharding import (
 from ldm_jax.tasks.adversarial import Perceptual
 from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import Task, to_float_images, to_uint8_images
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble_data
 from ldm_jax.train.state import TrainState
 
 METRICS = ("psnr", "ssim", "lpips", "rfid")
@@ -208,7 +208,7 @@ def make_evaluation(
     if "rfid" in settings.metrics and len(held_out) < 2:
         raise UserError("config.data.holdout=1: rfid needs 2 images and more.")
     indices = np.arange(min(settings.images, len(held_out)))
-    images = assemble.build_examples(config, held_out, None, indices)["image"]
+    images = assemble_data.build_examples(config, held_out, None, indices)["image"]
     networks: dict[str, PyTree] = {}
     if "lpips" in settings.metrics:
         given = isinstance(frozen, Perceptual)

@@ -30,7 +30,7 @@ from ldm_jax.tasks.first_stage import LatentScale, fixed_scale
 from ldm_jax.tasks.latent_classifier import LatentClassifierTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.checkpoint import (
     is_workdir,
     read_config,
@@ -294,7 +294,7 @@ def _name_tokenizer(config: ConfigDict, tokenizer: Path | None) -> None:
         return
     with config.unlocked(), config.ignore_type():
         config.data.tokenizer.path = str(tokenizer)
-    assemble.keep_text(config, assemble.build_tokenizer(config))
+    assemble_data.keep_text(config, assemble_data.build_tokenizer(config))
 
 
 def _foreign_scale(foreign: Foreign, config: ConfigDict, task: Task) -> LatentScale | None:
@@ -317,7 +317,7 @@ def _foreign_scale(foreign: Foreign, config: ConfigDict, task: Task) -> LatentSc
 
 def _initializers(task: Task, config: ConfigDict) -> dict[str, Callable[[Any], PyTree]]:
     """Returns, for each component, its parameters as a function of a key."""
-    spec = assemble.batch_spec(config, task, 1)
+    spec = assemble_data.batch_spec(config, task, 1)
     size = config.data.image_size
     if isinstance(task, FirstStageTask):
         return {"first_stage": lambda key: task.init(key, spec)[0]["autoencoder"]}

@@ -16,7 +16,7 @@ from ldm_jax.parallel.sharding import replicated
 from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import Task, to_uint8_images
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.cache_key import cached_routes
 from ldm_jax.train.sampling import make_sample_fn
 from ldm_jax.train.state import TrainState
@@ -59,7 +59,9 @@ def make_grid(
     seen = "moments" if "moments" in source[0] else "image"
     keys = tuple(dict.fromkeys((seen, *entries)))
     limits = task.input_limits() if isinstance(task, LatentDiffusionTask) else None
-    examples = assemble.build_examples(config, source, tokenizer, np.arange(count), keys, limits)
+    examples = assemble_data.build_examples(
+        config, source, tokenizer, np.arange(count), keys, limits
+    )
     if isinstance(task, LatentDiffusionTask):
         inputs = {name: examples[name] for name in entries}
         return _samples(config, task, inputs, count, mesh)

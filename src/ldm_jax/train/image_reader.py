@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from ldm_jax.train.assemble import build_examples, build_source
+from ldm_jax.train.assemble_data import build_examples, build_source
 
 
 class ImageReader:

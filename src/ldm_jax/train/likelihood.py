@@ -20,7 +20,7 @@ from ldm_jax.parallel.mesh import batch_shards
 from ldm_jax.parallel.sharding import put_rows, put_whole, replicated
 from ldm_jax.tasks.first_stage import Frozen
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble_data
 from ldm_jax.train.cache_key import cached_routes
 from ldm_jax.train.likelihood_rows import PROFILE, measure_rows, of_pixels
 from ldm_jax.train.sampling import buckets
@@ -78,7 +78,7 @@ def make_loader(config: ConfigDict, task: LatentDiffusionTask, source: Any, toke
     limits = task.input_limits()
 
     def load(indices: np.ndarray) -> dict[str, np.ndarray]:
-        found = assemble.build_examples(config, source, tokenizer, indices, keys, limits)
+        found = assemble_data.build_examples(config, source, tokenizer, indices, keys, limits)
         return {name: found[name] for name in keys}
 
     return load

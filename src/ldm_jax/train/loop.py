@@ -20,7 +20,7 @@ from ldm_jax.parallel import multihost
 from ldm_jax.parallel.host_memory import check_host_memory
 from ldm_jax.parallel.mesh import batch_block, check_batch_size, make_mesh
 from ldm_jax.parallel.sharding import put_batch
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.cache_key import cached_routes
 from ldm_jax.train.checkpoint import Checkpoints, write_config
 from ldm_jax.train.diverged import Diagnosis
@@ -57,7 +57,7 @@ def train(config: ConfigDict, workdir: str | Path) -> TrainState:
     config = config.copy_and_resolve_references()  # the caller's stays as it is
     check_pod(config, workdir, f"--workdir={workdir}")
     parts = build_parts(config, workdir)
-    stream = assemble.build_stream(
+    stream = assemble_data.build_stream(
         config, parts.source, parts.task, parts.tokenizer, block=batch_block(mesh)
     )
     with jax.set_mesh(mesh), workdir_lock(workdir):

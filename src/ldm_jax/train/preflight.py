@@ -20,7 +20,7 @@ from ldm_jax.interop.lpips_weights import load_lpips
 from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.cached_conditions import check_cacheable
 from ldm_jax.train.checkpoint import has_begun, has_frozen, read_config
 from ldm_jax.train.condition_checks import check_inputs
@@ -71,8 +71,8 @@ def check_config(config: ConfigDict) -> Any:
     if config.task.get("name") in ("latent_diffusion", "latent_classifier"):
         _check_first_stage(config.task.get("first_stage", {}))
     task = assemble.build_task(config)
-    assemble.batch_spec(config, task, config.train.batch_size)
-    assemble.check_bucket_sizes(config, task)
+    assemble_data.batch_spec(config, task, config.train.batch_size)
+    assemble_data.check_bucket_sizes(config, task)
     assemble.build_optimizers(config, task)
     _check_ranges(config)
     if isinstance(task, LatentDiffusionTask):
@@ -275,7 +275,7 @@ def _check_data(data: ConfigDict) -> None:
     if data.get("num_epochs") is not None:
         raise UserError("config.data.num_epochs: a run ends at train.steps. Legal: not given.")
     _check_holdout(data.get("holdout"))
-    check_fields("config.data", make_stream, assemble.transform_settings(data))
+    check_fields("config.data", make_stream, assemble_data.transform_settings(data))
     check_flip_captions(data.get("flip_captions") or "refuse")
     cache = data.get("latent_cache")
     if not isinstance(cache, str | None):

@@ -15,7 +15,7 @@ from ldm_jax.data import SOURCES
 from ldm_jax.data.ahead import available_threads, map_ahead
 from ldm_jax.data.split import files_of
 from ldm_jax.data.transforms import WHITE
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble_data
 from ldm_jax.train.cache_key import content_key
 from ldm_jax.train.checkpoint import MAY_CHANGE
 from ldm_jax.train.code_version import package_version
@@ -46,7 +46,7 @@ class ReferenceSet:
 
     def __init__(self, config: ConfigDict, source: Any, name: str, split: str | None):
         self._config, self._source, self.name = config, source, name
-        self._tokenizer = assemble.build_tokenizer(config)
+        self._tokenizer = assemble_data.build_tokenizer(config)
         self._images_only = config.copy_and_resolve_references()
         with self._images_only.unlocked(), self._images_only.ignore_type():
             self._images_only.data.derive = {}
@@ -125,7 +125,7 @@ class ReferenceSet:
         parts = np.array_split(places, -(-len(places) // _AT_ONCE))
 
         def load(part: np.ndarray) -> dict[str, Any]:
-            return assemble.build_examples(config, self._source, tokenizer, part, keys, limits)
+            return assemble_data.build_examples(config, self._source, tokenizer, part, keys, limits)
 
         batches = list(map_ahead(load, parts, available_threads()))
         return {key: np.concatenate([batch[key] for batch in batches]) for key in keys}
@@ -160,7 +160,7 @@ def open_reference(config: ConfigDict, name: str, split: str | None = None) -> R
             config.data.source.split = split
         if is_folder or split is not None:
             config.data.holdout = config.data.evaluation_source = None
-    train, held_out = assemble.build_source(config)
+    train, held_out = assemble_data.build_source(config)
     if name != HELD_OUT:
         return ReferenceSet(config, train, name, split)
     if held_out is None:

@@ -18,7 +18,7 @@ from ldm_jax.parallel.mesh import batch_shards
 from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import to_uint8_images
 from ldm_jax.tasks.latent_diffusion import MASKED_IMAGE, LatentDiffusionTask
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.checkpoint import MAY_CHANGE, complete_steps
 from ldm_jax.train.code_version import package_version
 from ldm_jax.train.condition_checks import check_tokenizer
@@ -78,7 +78,7 @@ def open_samples(
         assert isinstance(task, LatentDiffusionTask)
         params, frozen = load_diffusion(model, mesh)
         check_unchanged(workdir, about["step"])
-    check_tokenizer(task, assemble.build_tokenizer(config))
+    check_tokenizer(task, assemble_data.build_tokenizer(config))
     settings, sample = assemble.build_sample_settings(config, task), config.sample
     if not task.inputs:  # there is nothing to guide towards
         settings = dataclasses.replace(settings, guidance_scale=1.0)

@@ -29,7 +29,7 @@ from ldm_jax.parallel.sharding import put_whole, shardings
 from ldm_jax.tasks.base import Task
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.tasks.latent_task import LatentTask
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.cache_key import cached_routes
 from ldm_jax.train.cached_conditions import without_conditioner
 from ldm_jax.train.checkpoint import (
@@ -86,13 +86,13 @@ def build_parts(config: ConfigDict, workdir: str | Path) -> Parts:
     Raises:
       UserError: parts that do not fit each other or the data.
     """
-    tokenizer = assemble.build_tokenizer(config)
-    assemble.keep_text(config, tokenizer)
+    tokenizer = assemble_data.build_tokenizer(config)
+    assemble_data.keep_text(config, tokenizer)
     task = assemble.build_task(config)
     check_tokenizer(task, tokenizer)
-    spec = assemble.batch_spec(config, task, config.train.batch_size)
+    spec = assemble_data.batch_spec(config, task, config.train.batch_size)
     optimizers, learning_rate = assemble.build_optimizers(config, task)
-    source, held_out = assemble.build_source(config)
+    source, held_out = assemble_data.build_source(config)
     check_data(source)
     check_classes(task, source)
 
@@ -174,7 +174,7 @@ def _prepare_frozen(config: ConfigDict, workdir, mesh: Mesh, parts: Parts) -> Py
         perceptual = load_perceptual(config, mesh)
         save_frozen(workdir, perceptual)
         return perceptual
-    stream = assemble.build_stream(
+    stream = assemble_data.build_stream(
         config, parts.source, task, parts.tokenizer, block=batch_block(mesh), squares=True
     )
     frozen, record = prepare_frozen(config, task, stream, mesh)

@@ -22,7 +22,7 @@ from ldm_jax.interop.foreign import Renamed
 from ldm_jax.interop.published import PUBLISHED, find_published
 from ldm_jax.interop.tensors import TensorInfo
 from ldm_jax.models import UNet
-from ldm_jax.train import assemble
+from ldm_jax.train import assemble, assemble_data
 
 FOLDER = Path(__file__).parents[3] / "configs" / "published"
 PATH = Path("model.ckpt")
@@ -81,7 +81,7 @@ def abstract(name):
     key = jax.random.key(0)
     images = jnp.zeros((1, stage.downsampling_factor, stage.downsampling_factor, 3))
     eps = jnp.zeros((1, 1, 1, stage.latent_channels))
-    spec = assemble.batch_spec(config, task, 1)
+    spec = assemble_data.batch_spec(config, task, 1)
     shapes = {
         "first_stage": jax.eval_shape(stage.init, key, images, eps)["params"],
         "conditioner": jax.eval_shape(task.init_conditioner, key),

@@ -10,7 +10,7 @@ from ldm_jax.conditioning import CONDITIONERS
 from ldm_jax.core.config import build
 from ldm_jax.data import TOKENIZERS
 from ldm_jax.data.tokenizers import WordTokenizer
-from ldm_jax.train.assemble import keep_text
+from ldm_jax.train.assemble_data import keep_text
 
 TEXT_CONDITIONERS = {
     "text_transformer": {"dim": 6, "depth": 1, "num_heads": 2, "head_dim": 4, "pooled_dim": 4},
