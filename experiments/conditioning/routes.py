@@ -40,7 +40,7 @@ class MapTokens(Conditioner):
         """Returns the tokens of batch['segmentation'], [b, H, W] int32."""
         cells = self.rescale(batch).concat
         tokens = cells.reshape(len(cells), self._cells(), self.dim)
-        return Conditioning(context=tokens + self.places)
+        return Conditioning(context=tokens + self.places[None])
 
     def null(self, batch_size: int) -> Conditioning:
         """Returns zeros."""

@@ -45,7 +45,7 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     made_by = Path(model).name if model else first_stage(arguments).key()
     return [
         Point(
-            f"s={scale:g}",
+            f"scale-{scale:g}",
             PUBLISHED if model else MODEL,
             seed,
             SMOKE_DIFFUSION if size == "smoke" else {},

@@ -57,7 +57,7 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     stage = "" if arguments.first_stage else first_stage(arguments).key()
     return [
         Point(
-            f"std={deviation:g}",
+            f"std-{deviation:g}",
             PUBLISHED if size == "paper" else MODEL,
             seed,
             TRAINING[size],
@@ -135,7 +135,7 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
         about_seeds(groups),
         "",
         f"- Best is {least}"
-        + (", what `scale_factor='std'` gives." if least == "std=1" else ", and not 1."),
+        + (", what `scale_factor='std'` gives." if least == "std-1" else ", and not 1."),
         "",
         made_on(groups),
     ]

@@ -23,7 +23,7 @@ def noised_latents(schedule: Schedule, z0: Array, timesteps: Array, seed: int) -
       timesteps: [k] int32.
       seed: of the noise.
     """
-    key = step_key(np.uint32(seed), 0, Purpose.NOISE)
+    key = step_key(jnp.uint32(seed), 0, Purpose.NOISE)
     eps = normal(example_keys(key, jnp.zeros(1, jnp.int32)), z0.shape)
     whole = (len(timesteps), *z0.shape)
     z0, eps = jnp.broadcast_to(z0[None], whole), jnp.broadcast_to(eps, whole)

@@ -46,8 +46,9 @@ def sheet(title: Sequence[str], rows: Sequence[Sequence[Cell]]) -> np.ndarray:
         for j, cell in enumerate(row):
             left, above = _BORDER + j * (width + _BORDER), top + i * step
             picture.paste(_text(cell.label, width), (left, above))
-            image = Image.fromarray(as_rgb(cell.image)).resize((width, height), Image.NEAREST)
-            picture.paste(image, (left, above + _LINE))
+            image = Image.fromarray(as_rgb(cell.image))
+            large = image.resize((width, height), Image.Resampling.NEAREST)
+            picture.paste(large, (left, above + _LINE))
     return np.asarray(picture)
 
 
@@ -67,7 +68,7 @@ def heat_over(image: np.ndarray, values: np.ndarray, high: float) -> np.ndarray:
     """
     height, width = image.shape[:2]
     small = Image.fromarray((np.asarray(values) / (high or 1.0)).astype(np.float32))
-    share = np.clip(np.asarray(small.resize((width, height), Image.BILINEAR)), 0, 1)
+    share = np.clip(np.asarray(small.resize((width, height), Image.Resampling.BILINEAR)), 0, 1)
     weight = _OPACITY * share[..., None].astype(np.float64)
     grey = as_rgb(image).mean(axis=-1, keepdims=True)
     return np.round((1 - weight) * grey + weight * _HEAT).astype(np.uint8)
