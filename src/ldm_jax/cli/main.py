@@ -17,11 +17,11 @@ COMMANDS = {
     "train": "train a first stage or a diffusion model; resumes by itself",
     "sample": "draw images from a trained diffusion model",
     "evaluate": "measure a trained model: FID, precision and recall, PSNR, … with what made them",
+    "inspect": "draw how a model noises, denoises and attends, its latents, its nearest images",
     "encode": "write the latents of a data set to disk, for training without its images",
     "convert": "write a model in another layout: ldm_jax, diffusers, compvis",
     "info": "print parameters, shapes and the learning rate of a config",
     "plan": "compile a config for chips that need not be here: memory, FLOPs, largest batch",
-    "inspect": "draw how a model noises, denoises and attends, its latents, its nearest images",
     "data": "look through images before training on them, or pack them into few files",
 }
 
