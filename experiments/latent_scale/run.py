@@ -99,7 +99,8 @@ def measure_point(
         return {"factor": factor}
 
     unit = kept(folder / "unit.json", measure)["factor"]
-    config.task.first_stage.scale_factor = unit * settings["deviation"]
+    with config.ignore_type():  # a name such as 'auto' becomes a number
+        config.task.first_stage.scale_factor = unit * settings["deviation"]
     train(config, folder / "model")
     pipeline = Pipeline.from_checkpoint(folder / "model")
     judge = open_judge(config, extractor, settings["reference"])

@@ -219,7 +219,7 @@ def test_two_factors_are_trained_scored_and_not_run_again(tmp_path):
         scores = json.loads(done.stdout.splitlines()[-1])
         assert list(scores) == ["LDM-1, seed 0", "LDM-4, seed 0"]
         assert all(found[METRIC] > 0 for found in scores.values())
-    rows = read_rows(tmp_path / "results.jsonl")
+    rows = read_rows(tmp_path / "compression" / "results.jsonl")
     assert [row["name"] for row in rows] == ["LDM-1", "LDM-4"]
     for row in rows:
         assert [x["step"] for x in row["over_training"]] == [1, 2]
@@ -230,4 +230,4 @@ def test_two_factors_are_trained_scored_and_not_run_again(tmp_path):
     assert pixels["real"] == pixels["reconstructed"]  # there is no first stage
     assert latents["real"] != latents["reconstructed"]
     assert pixels["flops_per_step"] > 2 * latents["flops_per_step"]
-    assert (tmp_path / "quality.png").stat().st_size < 100_000
+    assert (tmp_path / "compression" / "quality.png").stat().st_size < 100_000
