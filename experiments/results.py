@@ -62,6 +62,8 @@ RESULTS = {
         _task("super_resolution", "shapes, super-resolution ×4: PSNR, dB", "{:.2f}"),
         _task("inpainting", "shapes, inpainting: LPIPS of what was hidden", "{:.4f}"),
         _task("retrieval", "shapes by retrieved neighbours: attribute followed"),
+        _task("variations", "shapes, variations of an image: colour and shape kept"),
+        _task("unconditional", "shapes without a condition: one known object"),
     ),
     "fashion_mnist/results.json": (
         Result(
