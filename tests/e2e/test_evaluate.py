@@ -142,6 +142,28 @@ def test_a_first_stage_is_compared_with_its_images(runs, tmp_path, measure):
     assert found["rfid"] > 0
 
 
+def test_the_bound_is_measured_on_real_images_and_draws_none(runs, tmp_path, measure):
+    flags = ("--metrics", "bound", "--num_reference", 8, "--per_device_batch", 1, "--seed", 4)
+    report, shown = measure(runs.text, tmp_path, *flags)
+    assert "bound" in shown
+    assert "sample" not in shown
+    names = ["variational bound of latents' density", "rate of latents"]
+    assert [row["name"] for row in report["scores"]] == [
+        f"{name}, bits per dimension" for name in names
+    ]
+    assert report["samples"]["count"] == 0
+    assert report["bound"] == {"variance": "posterior", "seed": 4}
+    (file,) = tmp_path.glob("*/bound-*.npz")
+    with np.load(file) as arrays:
+        steps = Pipeline.from_checkpoint(runs.text).task.schedule.num_timesteps
+        assert arrays["terms"].shape == arrays["rate"].shape == (steps,)
+        total = arrays["prior"] + arrays["terms"].sum()
+    assert report["scores"][0]["value"] == pytest.approx(total, rel=1e-6)
+    again, shown = measure(runs.text, tmp_path, *flags, "--steps", 3)
+    assert "image/s" not in shown  # how samples are drawn is nothing to it
+    assert again["scores"] == report["scores"]
+
+
 def test_a_folder_whose_classes_are_others_conditions_nothing(runs, tmp_path, capfd, measure):
     for name in ("cats", "dogs"):
         (tmp_path / "real" / name).mkdir(parents=True)
@@ -166,6 +188,9 @@ def test_mistakes_are_one_line(runs, tmp_path, capfd, monkeypatch):
     )
     assert refuse(capfd, *base, *SOME, "--metrics", "is").startswith(
         "--metrics=is: needs logits, which --extractor=pixels does not have."
+    )
+    assert refuse(capfd, *base, "--metrics", "bound", "--num_samples", 4) == (
+        "--num_samples=4: the metrics look at real images alone. Legal: --num_reference."
     )
     assert refuse(capfd, *base, "--config.train.steps=4") == (
         "--config.train.steps=4: a trained run keeps its configuration. Legal: "

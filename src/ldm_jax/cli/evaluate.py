@@ -17,6 +17,7 @@ EXAMPLES = """\
   ldm-jax evaluate --workdir runs/emoji --metrics fid,kid --num_samples 2000 --steps 50 \\
     --reference held_out --extractor classifier:emoji.safetensors
   ldm-jax evaluate --workdir runs/captions --metrics fid,clip --clip clip-vit-large-patch14/
+  ldm-jax evaluate --workdir runs/faces --metrics bound --reference held_out --num_reference 1000
   ldm-jax evaluate --workdir runs/autoencoder --metrics rfid,psnr,ssim --reference held_out
 The same call again goes on where it was stopped; of a finished one it reads the report. Image k
 depends on the seed, on k and on its condition alone, so more samples later keep those before.
@@ -32,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics",
         metavar="A,B",
         type=_names,
-        help="of fid, sfid, kid, is, pr, dc, clip (default: fid); of first stages rfid, psnr, "
-        "ssim, lpips (default: psnr,ssim)",
+        help="of fid, sfid, kid, is, pr, dc, clip, bound (default: fid); of first stages rfid, "
+        "psnr, ssim, lpips (default: psnr,ssim)",
     )
     add(
         "--num_samples",

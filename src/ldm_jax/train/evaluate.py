@@ -1,6 +1,7 @@
 """Evaluating a trained run: images straight into features on disk, features into a report.
 
 OUT/<samples>/report-<pins>.json, .md   numbers, and all that made them
+OUT/<samples>/bound-<pins>.npz          the variational bound, by timestep
 
 Where features lie is told in `evaluation_work`. What is there already is never computed again: the
 same call goes on where a killed one ended, and of a finished one it reads the report.
@@ -17,6 +18,7 @@ from ldm_jax.parallel.mesh import batch_shards, make_mesh
 from ldm_jax.parallel.multihost import check_same, gather, is_first
 from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
+from ldm_jax.train.bound import write_profile
 from ldm_jax.train.code_version import code_version
 from ldm_jax.train.evaluation_report import Report
 from ldm_jax.train.evaluation_request import (
@@ -91,6 +93,8 @@ def evaluate(
             for name in missing:
                 scores = METRICS[name].compute(name, features, metrics[name])
                 report.add(scores, metrics[name], code_version())
+            if "bound" in missing and is_first() and features.bound is not None:
+                write_profile(report.path.with_name(f"bound-{digest(pins)}.npz"), features.bound())
             if is_first():
                 report.write(work.made_by(logs))
         gather("the report", "")
@@ -120,7 +124,11 @@ def _open(
         samples = open_reconstructions(
             config, workdir, reference, per_device_batch, mesh, ema=wanted.ema
         )
-    return Work(samples, counts[0], reference, counts[1], conditions, readers, captions, mesh)
+    bound = None
+    if "bound" in metrics and samples.bound is not None:
+        bound = samples.bound(reference, per_device_batch)
+    sides = (samples, counts[0], reference, counts[1], conditions)
+    return Work(*sides, readers, captions, mesh, bound)
 
 
 def _readers(

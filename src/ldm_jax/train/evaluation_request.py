@@ -144,6 +144,13 @@ def choose_counts(
             f"--num_reference={reference}: reconstructions are compared with their own images. "
             "Legal: --num_samples."
         )
+    if not any(METRICS[name].looks_at_samples for name in metrics):
+        if samples is not None:
+            raise UserError(
+                f"--num_samples={samples}: the metrics look at real images alone. Legal: "
+                "--num_reference."
+            )
+        samples = 0
     if samples is None:
         samples = available if paired else _NUM_SAMPLES
     if reference is None:
@@ -154,7 +161,7 @@ def choose_counts(
     for name, settings in metrics.items():
         least = least_images(name, settings)
         found = min(samples, reference) if METRICS[name].uses_reference else samples
-        if found < least:
+        if METRICS[name].looks_at_samples and found < least:
             also = ", or a smaller --kid_size" if name == "kid" else ""
             raise UserError(f"--metrics={name}: got {found} images. Legal: {least} or more{also}.")
     return samples, reference

@@ -1,6 +1,7 @@
 """The images of an evaluation, and bringing the features of all of them to disk.
 
 OUT/<samples>/<reader>/rows-….npz           features of the samples
+OUT/bound-<set>/<model>/rows-….npz          terms of the bound, of real images
 CACHE/reference-<set>/<reader>/rows-….npz   features of real images, or embeddings of captions
 
 Each name is a hash of what the content follows from, so another seed, checkpoint or sampler has
@@ -17,9 +18,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ldm_jax.parallel.multihost import check_same, gather, is_first
+from ldm_jax.train.bound import Bound
 from ldm_jax.train.code_version import code_version
 from ldm_jax.train.feature_log import FeatureLog, digest
 from ldm_jax.train.feature_readers import Reader
+from ldm_jax.train.likelihood import Likelihood
 from ldm_jax.train.reference_set import ReferenceSet
 from ldm_jax.train.sample_set import SampleSet
 from ldm_jax.train.scores import METRICS, Features
@@ -43,6 +46,7 @@ class Work:
       readers: what reads samples: 'extractor', 'clip', and paired metrics by their names.
       captions: what reads captions, or None.
       mesh: of the devices.
+      bound: what measures the variational bound on the real images, if that is wanted.
     """
 
     samples: SampleSet
@@ -53,6 +57,7 @@ class Work:
     readers: Mapping[str, Reader]
     captions: Reader | None
     mesh: Mesh
+    bound: Bound | None = None
 
     @property
     def folder(self) -> str:
@@ -75,6 +80,8 @@ class Work:
             **{name: dict(reader.key) for name, reader in self.readers.items()},
             "model": dict(self.samples.key["task"]),
         }
+        if self.bound is not None:
+            pins["bound"] = {x: self.bound.reader.key[x] for x in ("variance", "seed")}
         found: dict[str, dict[str, Any]] = json.loads(json.dumps(pins))
         return found
 
@@ -98,6 +105,7 @@ class Work:
         Returns:
           Logs of samples by the name of their reader, and 'reference' and 'captions'.
         """
+        metrics = tuple(metrics)
         uses = [METRICS[name] for name in metrics]
         names = {name for name in metrics if name in self.readers}
         names |= {"extractor"} if any(use.output for use in uses) else set()
@@ -114,7 +122,14 @@ class Work:
             logs["captions"] = log = _log(_folder(cache, texts), texts.key, self.captions)
             several = [(self.captions, log)]
             _fill(several, texts.captions, self._captions(texts), each, progress, "captions")
-        _fill(pairs, self.samples.draw, self.count, each, progress, self.samples.what)
+        if "bound" in metrics and self.bound is not None:
+            reader, one = self.bound.reader, self.bound.at_once
+            folder = out / f"bound-{digest(self.reference.key)}"
+            logs["bound"] = log = _log(folder, self.reference.key, reader)
+            several, each_run = [(reader, log)], -(-images_per_file // one) * one
+            _fill(several, self.bound.draw, self.reference_count, each_run, progress, "bound")
+        if pairs:
+            _fill(pairs, self.samples.draw, self.count, each, progress, self.samples.what)
         gather("features", "", _SLOWEST_S)  # now the others may read what the first has written
         return logs
 
@@ -127,6 +142,13 @@ class Work:
             own = np.arange(self.count) % len(texts)
             return logs["clip"].read(self.count, "features"), texts[own]
 
+        def bound() -> Likelihood:
+            assert self.bound is not None
+            log, shapes = logs["bound"], self.bound.reader.shapes
+            return self.bound.summarize(
+                {name: log.read(self.reference_count, name) for name in shapes}
+            )
+
         extractor, clip = (self.readers.get(name) for name in ("extractor", "clip"))
         return Features(
             samples=lambda output: logs["extractor"].read(self.count, output),
@@ -136,11 +158,12 @@ class Work:
             extractor=extractor.key["name"] if extractor else "",
             clip=clip.key["name"] if clip else "",
             mesh=self.mesh,
+            bound=bound,
         )
 
     def made_by(self, logs: Mapping[str, FeatureLog]) -> dict[str, list[str]]:
         """Returns the versions of the code that made what is in the logs."""
-        counts = {"reference": self.reference_count}
+        counts = dict.fromkeys(("reference", "bound"), self.reference_count)
         return {name: log.made_by(counts.get(name, self.count)) for name, log in logs.items()}
 
     def _captions(self, texts: ReferenceSet) -> int:

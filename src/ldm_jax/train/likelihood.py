@@ -85,6 +85,31 @@ def make_loader(config: ConfigDict, task: LatentDiffusionTask, source: Any, toke
 
 
 def make_likelihood(
+    task: LatentDiffusionTask, mesh: Mesh, *, decode_at: Sequence[int] = (), **settings: Any
+) -> Callable[..., Likelihood]:
+    """Returns `measure(params, frozen, load, indices, seed=0, progress=None) -> Likelihood`.
+
+    Args:
+      task: of the model.
+      mesh: where to run.
+      decode_at: timesteps whose predicted latents are decoded and held against the image.
+      **settings: see `make_profiles`, which has the arguments of `measure` too.
+    """
+    profiles = make_profiles(task, mesh, decode_at=decode_at, **settings)
+    variance = settings.get("variance") or usual_variance(task)
+
+    def measure(*arguments: Any, **named: Any) -> Likelihood:
+        return summarize(task, profiles(*arguments, **named), variance, decode_at)
+
+    return measure
+
+
+def usual_variance(task: LatentDiffusionTask) -> str:
+    """Returns the reverse variance that a model has: 'learned', or the 'posterior' one."""
+    return "learned" if task.learn_variance else "posterior"
+
+
+def make_profiles(
     task: LatentDiffusionTask,
     mesh: Mesh,
     *,
@@ -92,18 +117,19 @@ def make_likelihood(
     clip_pixels: bool = True,
     decode_at: Sequence[int] = (),
     per_device_batch: int = 8,
-) -> Callable[..., Likelihood]:
-    """Returns `measure(params, frozen, load, indices, seed=0, progress=None) -> Likelihood`.
+) -> Callable[..., dict[str, np.ndarray]]:
+    """Returns `profiles(params, frozen, load, indices, seed=0, progress=None)`, a row an image.
 
-    `indices` are positions for `load`, and numbers of the examples: what is found of example k
-    depends on (seed, k) alone, to the bit, since every program run has `per_device_batch` of them
-    per device. `progress` is told (images done, images in all). Conditions are the images' own and
-    nothing is guided: a guided prediction is of no distribution that has a bound.
+    They are the fields of `Profile`, and what else `measure_rows` tells. `indices` are positions
+    for `load`, and numbers of the examples: what is found of example k depends on (seed, k) alone,
+    to the bit, since every program run has `per_device_batch` of them per device. `progress` is
+    told (images done, images in all). Conditions are the images' own and nothing is guided: a
+    guided prediction is of no distribution that has a bound.
 
     Args:
       task: of the model.
       mesh: where to run.
-      variance: see `bound_profile`; by default 'learned' if it is, otherwise 'posterior'.
+      variance: see `bound_profile`; by default `usual_variance`.
       clip_pixels: keep predicted pixels in [-1, 1], where the image is, as Ho et al. do; it raises
         no term but, at times, the one at t = 0. Latents are not clipped.
       decode_at: timesteps whose predicted latents are decoded and held against the image.
@@ -118,11 +144,10 @@ def make_likelihood(
             "likelihood decode_at: this model diffuses pixels, and its curve is of pixels at all "
             "timesteps. Legal: none."
         )
-    variance = variance or ("learned" if task.learn_variance else "posterior")
     measure_part = functools.partial(
         measure_rows,
         task,
-        variance=variance,
+        variance=variance or usual_variance(task),
         clip_pixels=clip_pixels,
         decode_at=tuple(decode_at),
     )
@@ -138,14 +163,14 @@ def make_likelihood(
     compiled = jax.jit(split, out_shardings=replicated(mesh))
     size = per_device_batch * batch_shards(mesh)
 
-    def measure(
+    def profiles(
         params: PyTree,
         frozen: Frozen,
         load: Load,
         indices: Sequence[int] | np.ndarray,
         seed: int = 0,
         progress: Callable[[int, int], object] | None = None,
-    ) -> Likelihood:
+    ) -> dict[str, np.ndarray]:
         indices = np.asarray(indices, np.int32)
         check_positive("likelihood images", [len(indices)])
         at = put_whole(np.uint32(seed), replicated(mesh))
@@ -158,10 +183,9 @@ def make_likelihood(
             _check_finite(parts[-1], numbers)
             if progress is not None:
                 progress(min(start + size, len(indices)), len(indices))
-        found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        return _summary(task, found, variance, np.asarray(decode_at, np.int32))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    return measure
+    return profiles
 
 
 def _check_finite(found: Mapping[str, np.ndarray], numbers: np.ndarray) -> None:
@@ -173,10 +197,21 @@ def _check_finite(found: Mapping[str, np.ndarray], numbers: np.ndarray) -> None:
         )
 
 
-def _summary(
-    task: LatentDiffusionTask, found: Mapping[str, np.ndarray], variance: str, chosen: np.ndarray
+def summarize(
+    task: LatentDiffusionTask,
+    found: Mapping[str, np.ndarray],
+    variance: str,
+    decode_at: Sequence[int] = (),
 ) -> Likelihood:
-    """Returns the means over all images, taken in one go, whatever the buckets were."""
+    """Returns the means over all images, taken in one go, whatever the buckets were.
+
+    Args:
+      task: of the model.
+      found: of `make_profiles`.
+      variance: as there.
+      decode_at: as there.
+    """
+    chosen = np.asarray(decode_at, np.int32)
     mean = {k: np.asarray(np.mean(x, axis=0, dtype=np.float64)) for k, x in found.items()}
     fields: dict[str, Any] = {name: found[name] for name in PROFILE}
     bits = Profile(**fields).bits()

@@ -19,6 +19,7 @@ from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import to_uint8_images
 from ldm_jax.tasks.latent_diffusion import MASKED_IMAGE, LatentDiffusionTask
 from ldm_jax.train import assemble, assemble_data
+from ldm_jax.train.bound import Bound, open_bound
 from ldm_jax.train.checkpoint import MAY_CHANGE, complete_steps
 from ldm_jax.train.code_version import package_version
 from ldm_jax.train.condition_checks import check_tokenizer
@@ -40,12 +41,15 @@ class SampleSet:
       draw: numbers [n] -> uint8 [n, H, W, C]; image k depends on k alone.
       at_once: the images of one run of the programs.
       what: is done, in a word.
+      bound: (real images, images at once on a device) -> the model's bound on them; of diffusion
+        models.
     """
 
     key: Mapping[str, Any]
     draw: Draw
     at_once: int
     what: str
+    bound: Callable[[ReferenceSet, int], Bound] | None = None
 
 
 def open_samples(
@@ -95,9 +99,13 @@ def open_samples(
         masked = MASKED_IMAGE in task.conditioner.inputs
         return put_back(images, batch["image"], batch["mask"]) if masked else images
 
+    about = {**about, "checkpoint_hash": diffusion_hash(params, frozen)}
+
+    def bound(images: ReferenceSet, at_once: int) -> Bound:
+        return open_bound(task, params, frozen, images, seed, at_once, mesh, _as_json(about))
+
     key = {
         **about,
-        "checkpoint_hash": diffusion_hash(params, frozen),
         "seed": seed,
         "sampler": sample.sampler.to_dict(),
         "steps": sample.steps,
@@ -105,7 +113,7 @@ def open_samples(
         "guidance_scale": settings.guidance_scale,
         "conditions": None if conditions is None else conditions.key,
     }
-    return SampleSet(_as_json(key), draw, each * batch_shards(mesh), "sample")
+    return SampleSet(_as_json(key), draw, each * batch_shards(mesh), "sample", bound)
 
 
 def open_reconstructions(

@@ -13,6 +13,7 @@ from ldm_jax.evaluation.fid import FeatureStatistics, fid
 from ldm_jax.evaluation.inception_score import InceptionScore
 from ldm_jax.evaluation.metric_names import metric_name
 from ldm_jax.evaluation.precision_recall import density_coverage, precision_recall
+from ldm_jax.train.likelihood import Likelihood
 
 _ROWS = 4096  # features that statistics take at once
 
@@ -45,6 +46,7 @@ class Features:
       extractor: name of the extractor; '' if none is needed.
       clip: name of the CLIP, or ''.
       mesh: of the devices.
+      bound: what the terms of the variational bound say, of diffusion models.
     """
 
     samples: Callable[[str], np.ndarray]
@@ -54,6 +56,7 @@ class Features:
     extractor: str
     clip: str
     mesh: Mesh
+    bound: Callable[[], Likelihood] | None = None
 
 
 class Metric(NamedTuple):
@@ -65,6 +68,7 @@ class Metric(NamedTuple):
       uses_reference: it needs the extractor's features of real images.
       settings: that are not its definition's, as a report shows them.
       compute: (metric, features, settings) -> scores.
+      looks_at_samples: it needs samples, or reconstructions; others look at real images alone.
     """
 
     of_first_stage: bool
@@ -72,6 +76,7 @@ class Metric(NamedTuple):
     uses_reference: bool
     settings: dict[str, Any]
     compute: Callable[[str, Features, dict[str, Any]], list[Score]]
+    looks_at_samples: bool = True
 
 
 def _frechet(metric: str, features: Features, settings: dict[str, Any]) -> list[Score]:
@@ -127,6 +132,18 @@ def _mean(metric: str, features: Features, settings: dict[str, Any]) -> list[Sco
     return [Score(metric, metric_name(metric), value)]
 
 
+def _bound(metric: str, features: Features, settings: dict[str, Any]) -> list[Score]:
+    """Returns the bound, and of latents with a Gaussian posterior the rate that it implies."""
+    del settings
+    assert features.bound is not None
+    found = features.bound()
+    scores = [Score(metric, metric_name(f"bound_{found.of}"), float(found.bits.mean()))]
+    if found.encoding_bits is not None:
+        rate = float(found.encoding_bits.mean())
+        scores.append(Score(metric, metric_name("latent_rate"), rate))
+    return scores
+
+
 _KID = {"subsets": kid.SUBSETS, "size": kid.SUBSET_SIZE, "seed": kid.SEED}
 _SPLITS = {"splits": inception_score.SPLITS, "seed": inception_score.SEED}
 
@@ -138,6 +155,7 @@ METRICS = {
     "pr": Metric(False, "features", True, {"k": 3}, _balls),
     "dc": Metric(False, "features", True, {"k": 5}, _balls),
     "clip": Metric(False, None, False, {}, _clip),
+    "bound": Metric(False, None, False, {}, _bound, looks_at_samples=False),
     "rfid": Metric(True, "features", True, {}, _frechet),
     "psnr": Metric(True, None, False, {}, _mean),
     "ssim": Metric(True, None, False, {}, _mean),

@@ -49,14 +49,18 @@ def test_the_usual_metrics_are_those_of_the_model():
         (
             "class",
             {"metrics": ("psnr",)},
-            "--metrics=psnr: this is a diffusion model. Legal: fid, sfid, kid, is, pr, dc, clip.",
+            "--metrics=psnr: this is a diffusion model. Legal: fid, sfid, kid, is, pr, dc, clip, bound.",
         ),
         (
             "first stage",
             {"metrics": ("fid",)},
             "--metrics=fid: this is a first stage. Legal: rfid, psnr, ssim, lpips.",
         ),
-        ("class", {"metrics": ()}, "--metrics: got none. Legal: fid, sfid, kid, is, pr, dc, clip."),
+        (
+            "class",
+            {"metrics": ()},
+            "--metrics: got none. Legal: fid, sfid, kid, is, pr, dc, clip, bound.",
+        ),
         ("class", {"num_samples": 0}, "--num_samples=0: legal is 1 or more."),
         ("class", {"num_reference": 0}, "--num_reference=0: legal is 1 or more."),
         ("class", {"kid_size": 16}, "--kid_size=16: legal is 2 or more, with kid."),

@@ -79,6 +79,6 @@ def test_means_of_pairs_and_of_captions():
 def test_how_many_images_a_metric_needs():
     found = {name: least_images(name, x.settings) for name, x in METRICS.items()}
     assert found == {
-        **{"fid": 2, "sfid": 2, "kid": 1000, "is": 10, "pr": 4, "dc": 6, "clip": 1},
+        **{"fid": 2, "sfid": 2, "kid": 1000, "is": 10, "pr": 4, "dc": 6, "clip": 1, "bound": 1},
         **{"rfid": 2, "psnr": 1, "ssim": 1, "lpips": 1},
     }
