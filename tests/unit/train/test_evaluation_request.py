@@ -49,7 +49,8 @@ def test_the_usual_metrics_are_those_of_the_model():
         (
             "class",
             {"metrics": ("psnr",)},
-            "--metrics=psnr: this is a diffusion model. Legal: fid, sfid, kid, is, pr, dc, clip, bound.",
+            "--metrics=psnr: this is a diffusion model. Legal: fid, sfid, kid, is, pr, dc, clip, "
+            "bound.",
         ),
         (
             "first stage",
