@@ -54,6 +54,16 @@ def _share(found: Any) -> str:
 
 
 RESULTS = {
+    "quickstart/results.json": (
+        Result(
+            "shapes by caption: colour, shape and position right (`make quickstart`)",
+            lambda found: f"{found['caption_accuracy']:.3f}",
+            lambda found: (
+                f"real {found['real_image_accuracy']:.3f}, trivial "
+                f"{found['shuffled_caption_accuracy']:.3f}"
+            ),
+        ),
+    ),
     "tasks/results.json": (
         _task("class", "shapes by class: right colour and shape"),
         _task("two_objects", "shapes by caption: two objects, places and relation right"),

@@ -1,12 +1,12 @@
 """Tiny trained runs, made once through the commands that users type."""
 
-import contextlib
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
+from compiling import quick_compilation
 
 from ldm_jax.cli.main import main
 from ldm_jax.pipeline import Pipeline
@@ -20,24 +20,6 @@ class Runs(NamedTuple):
     autoencoder: Path
     text: Path
     classes: Path
-
-
-@contextlib.contextmanager
-def quick_compilation():
-    """Compiles with half the effort: these programs run for milliseconds."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture(scope="module")
-def quick():
-    """For modules that test what programs are told, not how well they are compiled."""
-    with quick_compilation():
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,8 @@ TASK = AdversarialAutoencoderTask(
     code_init="data",
 )
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def batch():
     rng = np.random.default_rng(0)

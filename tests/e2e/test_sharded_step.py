@@ -49,6 +49,8 @@ UNET = UNet(
     num_groups=8,
 )
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 class TextTask:
     """A text transformer alone: every matrix product is attention or feed-forward."""

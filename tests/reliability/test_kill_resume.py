@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half of the time goes into compiling
 }
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 class Training:
     """One command, `ldm-jax train`, which may be started again and again."""

@@ -41,6 +41,9 @@ import ldm_jax.data.pipeline as pipeline
 
 hand_out = pipeline.Stream.__next__
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 def recorded(stream):
     batch = hand_out(stream)
     rows = zip(batch["image"], batch.get("class", batch["image"][:, 0, 0, 0]))
@@ -164,15 +167,6 @@ def assert_close(got, expected):
         jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(expected), strict=True
     ):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=jax.tree_util.keystr(path))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Compiles here as in the processes: with half the effort."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="module")

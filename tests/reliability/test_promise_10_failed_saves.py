@@ -25,6 +25,10 @@ FULL_DISK = """
 # Every write beyond the first 8 KiB of a file fails, as on a full disk or at a quota.
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 def spoil(workdir):
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
 """

@@ -13,6 +13,8 @@ from ldm_jax.nn.remat import REMAT
 SMALL = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 4}
 TRANSFORMER = {**SMALL, "attention_factors": (2,), "num_heads": 2, "transformer_depth": 1}
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def inputs(channels=3, context=5, size=4):
     rng = np.random.default_rng(0)
