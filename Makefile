@@ -34,9 +34,10 @@ $(VENV)/installed-plan: $(VENV)/installed
 quickstart: $(VENV)/installed  ## train on shapes, draw captioned images, score them
 	$(BIN)/python experiments/quickstart/run.py
 
-# Tests of one file share compiled programs and trained runs, so a file stays with its process.
+# Tests of one file share compiled programs and trained runs, so a file stays with its process; in
+# the order of their folders, those that take longest come first.
 test: $(VENV)/installed-dev  ## everything but the slow tests
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-parity: $(VENV)/installed-parity  ## against PyTorch diffusers and transformers
 	$(BIN)/python -m pytest tests/parity -m "not slow"

@@ -90,6 +90,7 @@ def trace(config):
     return run, device_flops(traced.jaxpr, 1)
 
 
+@pytest.mark.slow  # four networks are traced
 def test_small_models_are_alike_and_spend_alike(points):
     budgets, parameters = [], []
     for point in points("small"):

@@ -89,9 +89,8 @@ def test_points_differ_and_seeds_are_theirs_alone(load, name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_smoke_traces(load, name):
-    points = make_points(load(name), "smoke")
-    different = {str(point.make_config().task): point for point in points}
-    for point in different.values():
+    first, *_, last = make_points(load(name), "smoke")
+    for point in (first, last):
         assert trace(point).jaxpr.eqns
 
 

@@ -95,6 +95,7 @@ def test_a_run_on_two_buckets_resumes_to_the_same_bits(pictures, runs, tmp_path,
     assert state["bucket_counts"] == [10, 10]
 
 
+@pytest.mark.slow  # another run on buckets is in `make test`
 def test_a_source_s_masks_condition_a_run_on_two_buckets(pictures, runs, tmp_path):
     """Their null is a map of squares, which must also stand for the others."""
     conditioner = {

@@ -361,6 +361,7 @@ def test_a_killed_conversion_is_no_model_and_is_begun_anew(runs, tmp_path):
     assert not (tmp_path / "own.part").exists()
 
 
+@pytest.mark.slow  # two runs
 def test_pixel_space_goes_out_and_in(runs, tmp_path):
     changes = [
         "--config.task.first_stage.model.name=identity",

@@ -38,7 +38,13 @@ def drawn(runs, tmp_path_factory):
     return pipeline
 
 
-@pytest.mark.parametrize("name", ["layout", "semantic", "super_resolution"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "layout",
+        *(pytest.param(x, marks=pytest.mark.slow) for x in ("semantic", "super_resolution")),
+    ],
+)
 def test_a_task_trains_and_draws_what_its_data_make(drawn, name):
     pipeline = drawn(name)
     (entry,) = pipeline.task.condition_entries

@@ -201,7 +201,10 @@ def reconstruct(stage, x, eps):
     return stage.decode(posterior.mean + posterior.std * eps).sample, posterior
 
 
-@pytest.mark.parametrize(("reduction", "learned"), [("sum", False), ("mean", True)])
+@pytest.mark.parametrize(
+    ("reduction", "learned"),
+    [("sum", False), pytest.param("mean", True, marks=pytest.mark.slow)],
+)
 def test_the_generators_loss_weight_and_gradient(setting, reduction, learned):
     stage, judge, ours, _, entries, weights, images = setting
     step = 12
@@ -252,7 +255,7 @@ def assert_gradients(gradients, stage, entries):
     assert compared > 0.8 * len(entries)
 
 
-@pytest.mark.parametrize("reference", [False, True])
+@pytest.mark.parametrize("reference", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_loss_and_gradient_of_a_quantised_stage(vq_setting, reference):
     stage, judge, ours, _, entries, weights, images = vq_setting
     step, beta, codebook_weight = 12, 0.25, 0.8
@@ -285,6 +288,7 @@ def test_the_loss_and_gradient_of_a_quantised_stage(vq_setting, reference):
     assert_gradients(gradients, stage, entries)
 
 
+@pytest.mark.slow  # tests/unit/tasks holds the start without PyTorch
 def test_before_the_start_the_discriminator_has_no_say(setting):
     _, _, ours, *_ = setting
     task = make_task(ours, reduction="mean")

@@ -45,7 +45,7 @@ def assert_same_images(got, expected):
     assert difference <= TOLERANCE, f"differs by {difference:.2e}"
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_stable_diffusion(version, tmp_path):
     theirs, folder = folders.stable_diffusion(tmp_path, version)
     z_T = noise(4)
@@ -117,6 +117,7 @@ def test_latent_diffusion_text_to_image(tmp_path):
     assert_same_images(got, 2 * expected - 1)
 
 
+@pytest.mark.slow  # text and classes are compared in `make test`
 def test_latent_diffusion_without_condition(tmp_path, monkeypatch):
     theirs, folder = folders.unconditional(tmp_path)
     z_T = noise(3)
@@ -126,6 +127,7 @@ def test_latent_diffusion_without_condition(tmp_path, monkeypatch):
     assert_same_images(got, 2 * expected - 1)
 
 
+@pytest.mark.slow  # text and classes are compared in `make test`
 def test_latent_diffusion_super_resolution(tmp_path, monkeypatch):
     theirs, folder = folders.super_resolution(tmp_path)
     z_T = noise(3)
