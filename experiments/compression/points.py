@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from ldm_jax.sweep.models import files_sha256
 from ldm_jax.sweep.point import Point
 
 HERE = Path(__file__).parent
@@ -82,7 +83,7 @@ def make_points(
 def first_stage(point: Point) -> Point | None:
     """Returns the first stage that a point trains; None where it takes one, or needs none."""
     told: dict[str, Any] | None = point.settings.get("first_stage")
-    if told is None:
+    if told is None or "files" in told:
         return None
     config = f"{OURS}:{told['argument']}"
     places = {"data.source.path": point.places["data.source.path"]}
@@ -116,7 +117,10 @@ def _paper(
     factor: str, seed: int, settings: dict, places: dict, dataset: str, first_stages: Path
 ) -> Point:
     name, scored = DATASETS[dataset]
+    settings = {**settings, "dataset": dataset}
     if factor != "1":
-        places = {**places, "task.first_stage.workdir": str(first_stages / f"f{factor}")}
+        stage = first_stages / f"f{factor}"
+        places = {**places, "task.first_stage.workdir": str(stage)}
+        settings["first_stage"] = {"files": files_sha256(stage)} if stage.exists() else None
     config = f"{ROOT / 'configs' / 'published' / name}.py:{factor}"
     return Point(f"LDM-{factor}", config, seed, {}, {**settings, **scored}, places)

@@ -14,7 +14,8 @@ from ldm_jax.sweep.results import Row
 
 def write_report(rows: Sequence[Row], out: Path) -> str:
     """Returns the table and what it says, as Markdown; writes the plot into `out`."""
-    groups = comparable("compression", rows, ("judge", "images"))
+    groups = comparable("compression", rows, ("judge", "images", "dataset"))
+    groups = dict(sorted(groups.items(), key=lambda item: int(item[0].removeprefix("LDM-"))))
     newest = [row for group in groups.values() for row in group]
     metric = next(iter(newest[0]["scores"]))
     budget = min(row["over_training"][-1]["training_flops"] for row in newest)

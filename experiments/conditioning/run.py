@@ -19,6 +19,7 @@ from ldm_jax.data.shapes import COLOURS, SHAPES, Shapes
 from ldm_jax.evaluation.shapes_layout import label_map, map_overlap
 from ldm_jax.evaluation.shapes_score import read_objects
 from ldm_jax.pipeline import Pipeline
+from ldm_jax.sweep.kept import kept
 from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, trained
 from ldm_jax.sweep.page import Column, about_seeds, comparable, made_on, make_table
 from ldm_jax.sweep.plots import Panel, mean_of, save_plot
@@ -69,14 +70,21 @@ def measure_point(
     config, settings = point.make_config(), point.settings
     stage = trained(first_stage(arguments), folder.parents[1])
     config.task.first_stage.workdir = str(stage)
-    over_training = []
-    for steps in settings["at"]:
+    config.train.schedule = {"name": "constant"}  # what is scored on the way is no worse for it
+
+    def score(steps: int) -> dict[str, Any]:
         config.train.steps = steps
-        config.train.schedule = {"name": "constant"}  # what is scored on the way is no worse for it
         train(config, folder / "model")
         pipeline = Pipeline.from_checkpoint(folder / "model")
-        found = _score(pipeline, settings["images"])
-        over_training.append({"steps": steps, "scores": {FOLLOWED: found}})
+        if pipeline.step != steps:
+            raise UserError(
+                f"{folder}: is at step {pipeline.step}, and {steps} has no score. Legal: remove it."
+            )
+        return {"steps": steps, "scores": {FOLLOWED: _score(pipeline, settings["images"])}}
+
+    over_training = [
+        kept(folder / f"score_{steps}.json", lambda k=steps: score(k)) for steps in settings["at"]
+    ]
     return {"scores": over_training[-1]["scores"], "over_training": over_training}
 
 
@@ -118,9 +126,10 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
     lines = [
         *make_table(groups, columns),
         "",
-        f"Of {settings['images']} conditions that no training has seen: for maps the mean overlap "
-        "of drawn and asked classes other than the ground, for classes the share of images with "
-        "the asked colour and shape, read off the pixels. No guidance, averaged weights.",
+        f"Of {settings['images']} scenes that no training has seen: for maps the mean overlap of "
+        "drawn and asked classes other than the ground, for classes (all of which training has "
+        "seen) the share of images with the asked colour and shape, read off the pixels. No "
+        "guidance, averaged weights.",
         about_seeds(groups),
         "",
         *(f"- A {what} is followed better {_better(last, what)}." for what in ("map", "class")),
@@ -136,6 +145,8 @@ def _at(row: Mapping[str, Any], k: int) -> float:
 
 def _better(last: Mapping[str, float], what: str) -> str:
     concat, attention = last[f"{what}-concat"], last[f"{what}-attention"]
+    if concat == attention:
+        return f"by neither ({concat:.3f} both ways)"
     words = "by concatenation" if concat > attention else "through cross-attention"
     return f"{words} ({max(concat, attention):.3f} against {min(concat, attention):.3f})"
 

@@ -15,7 +15,7 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import classes_of, draw
 from ldm_jax.sweep.judge import open_judge
-from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, trained_on
+from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, files_sha256, trained_on
 from ldm_jax.sweep.page import Column, about_seeds, best, comparable, made_on, make_table
 from ldm_jax.sweep.plots import Panel, save_plot
 from ldm_jax.sweep.point import Point
@@ -42,7 +42,7 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     size, model = arguments.size, arguments.model
     if (size == "paper") != bool(model):
         raise UserError(f"--model={model}: legal with --size=paper, which needs it.")
-    made_by = Path(model).name if model else first_stage(arguments).key()
+    made_by = files_sha256(model) if model else first_stage(arguments).key()
     return [
         Point(
             f"scale-{scale:g}",
@@ -72,13 +72,16 @@ def measure_point(
     if not model:
         shared = Point("class", MODEL, point.seed, point.overrides, places=point.places)
         model = trained_on(first_stage(arguments), shared, folder.parents[1])
-    pipeline, count = Pipeline.from_checkpoint(model), settings["images"]
-    images = draw(pipeline, count, steps=settings["steps"], guidance_scale=settings["scale"])
     judge = open_judge(config, extractor, settings["reference"])
-    scores = {**judge.scores(images), **judge.spread(images)}
+    pipeline, count = Pipeline.from_checkpoint(model), settings["images"]
     classes = classes_of(pipeline, count)
-    assert classes is not None
-    return {"scores": {**scores, "class as asked": judge.follows(images, classes)}}
+    if classes is None:
+        raise UserError(f"--model={model}: reads no classes. Legal: a class-conditional model.")
+    images = draw(pipeline, count, steps=settings["steps"], guidance_scale=settings["scale"])
+    scores = {**judge.scores(images), **judge.spread(images)}
+    if extractor["name"] == "classifier":  # Inception's classes are not those of the data
+        scores["class as asked"] = judge.follows(images, classes)
+    return {"scores": scores}
 
 
 def write_report(rows: Sequence[Row], out: Path) -> str:
@@ -87,7 +90,8 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
     groups = dict(sorted(groups.items(), key=lambda item: item[1][0]["settings"]["scale"]))
     first = next(iter(groups.values()))[0]
     settings = first["settings"]
-    distance, _, precision, recall, follows = first["scores"]
+    distance, _, *shares = first["scores"]
+    precision, recall = shares[:2]
 
     def curves(*names: str) -> dict[str, list[tuple[float, list[float]]]]:
         return {
@@ -100,7 +104,7 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
 
     panels = [
         Panel("guidance scale", "distance", curves(distance), log_x=True),
-        Panel("guidance scale", "share", curves(precision, recall, follows), log_x=True),
+        Panel("guidance scale", "share", curves(*shares), log_x=True),
     ]
     save_plot(out / "guidance.png", panels)
     least = best(groups, distance, min)
@@ -108,7 +112,7 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
     lines = [
         *make_table(groups, {name: Column.of(name) for name in first["scores"]}),
         "",
-        f"{settings['images']:,} images, as many of each class, against {settings['reference']:,} "
+        f"{settings['images']:,} images of all classes in turn against {settings['reference']:,} "
         f"real ones; DDIM with {settings['steps']} steps, eta 0, averaged weights.",
         about_seeds(groups),
         "",

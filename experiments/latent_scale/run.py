@@ -16,7 +16,7 @@ from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import draw
 from ldm_jax.sweep.judge import open_judge
 from ldm_jax.sweep.kept import kept
-from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, trained
+from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, files_sha256, trained
 from ldm_jax.sweep.page import Column, about_seeds, best, comparable, made_on, make_table
 from ldm_jax.sweep.plots import Panel, save_plot
 from ldm_jax.sweep.point import Point
@@ -54,7 +54,8 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
         raise UserError(
             f"--first_stage={arguments.first_stage}: legal with --size=paper, which needs it."
         )
-    stage = "" if arguments.first_stage else first_stage(arguments).key()
+    given = arguments.first_stage
+    stage = files_sha256(given) if given else first_stage(arguments).key()
     return [
         Point(
             f"std-{deviation:g}",

@@ -15,7 +15,7 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import draw
 from ldm_jax.sweep.judge import open_judge
-from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, trained
+from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, files_sha256, trained
 from ldm_jax.sweep.page import Column, about_seeds, best, comparable, made_on, make_table
 from ldm_jax.sweep.plots import Panel, save_plot
 from ldm_jax.sweep.point import Point
@@ -31,12 +31,12 @@ SCHEDULES = {
     "cosine": {"task.schedule.name": "cosine"},
     "zero-SNR": {"task.schedule.name": "linear", "task.schedule.zero_terminal_snr": True},
 }
-# eps says nothing of an image where there is only noise.
+# eps says nothing of an image where there is only noise, as at the end of the last two.
 PAIRS = [
     (target, schedule)
     for schedule in SCHEDULES
     for target in ("eps", "x0", "v")
-    if (target, schedule) != ("eps", "zero-SNR")
+    if target != "eps" or schedule == "linear"
 ]
 SMOKE_PAIRS = [("eps", "linear"), ("v", "zero-SNR")]
 TRAINING = {
@@ -58,7 +58,8 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
         raise UserError(
             f"--first_stage={arguments.first_stage}: legal with --size=paper, which needs it."
         )
-    stage = "" if arguments.first_stage else first_stage(arguments).key()
+    given = arguments.first_stage
+    stage = files_sha256(given) if given else first_stage(arguments).key()
     return [
         Point(
             f"{target}-{schedule}",
@@ -97,7 +98,15 @@ def measure_point(
     pipeline = Pipeline.from_checkpoint(folder / "model")
     judge = open_judge(config, extractor, settings["reference"])
     few, many = (
-        judge.scores(draw(pipeline, settings["images"], steps=settings[name], guidance_scale=1.0))
+        judge.scores(
+            draw(
+                pipeline,
+                settings["images"],
+                steps=settings[name],
+                spacing="trailing",  # from the very end of the schedule
+                guidance_scale=1.0,
+            )
+        )
         for name in ("few", "many")
     )
     return {"scores": many, "with_few_steps": few}

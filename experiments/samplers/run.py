@@ -12,30 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import draw_timed
 from ldm_jax.sweep.judge import Judge, open_judge
 from ldm_jax.sweep.kept import kept
-from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, trained_on
+from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, files_sha256, trained_on
 from ldm_jax.sweep.page import Column, about_seeds, best, comparable, made_on, make_table
 from ldm_jax.sweep.plots import Panel, mean_of, save_plot
 from ldm_jax.sweep.point import Point
 from ldm_jax.sweep.results import Row
 from ldm_jax.sweep.study import Domain, Study, main
+from ldm_jax.train.assemble import build_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODEL, STAGE = (str(CONFIGS / f"fashion_mnist_{name}.py") for name in ("class", "autoencoder"))
 PUBLISHED = str(CONFIGS / "published" / "imagenet_vq_f4.py")
-# By the name of the point: the sampler, and how often it asks the network in a step.
+# By the name of the point.
 SAMPLERS = {
-    "ddim": ({"name": "ddim", "eta": 0.0}, 1),
-    "ddim-eta-1": ({"name": "ddim", "eta": 1.0}, 1),
-    "ddpm": ({"name": "ddpm"}, 1),
-    "plms": ({"name": "plms"}, 1),
-    "euler": ({"name": "euler"}, 1),
-    "heun": ({"name": "heun"}, 2),
-    "dpmpp-2m": ({"name": "dpmpp_2m"}, 1),
-    "unipc": ({"name": "unipc"}, 1),
+    "ddim": {"name": "ddim", "eta": 0.0},
+    "ddim-eta-1": {"name": "ddim", "eta": 1.0},
+    "ddpm": {"name": "ddpm"},
+    "plms": {"name": "plms"},
+    "euler": {"name": "euler"},
+    "heun": {"name": "heun"},
+    "dpmpp-2m": {"name": "dpmpp_2m"},
+    "unipc": {"name": "unipc"},
 }
 SMOKE_SAMPLERS = ("ddim", "dpmpp-2m")
 SETTINGS = {
@@ -55,14 +57,14 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     size, model = arguments.size, arguments.model
     if (size == "paper") != bool(model):
         raise UserError(f"--model={model}: legal with --size=paper, which needs it.")
-    made_by = Path(model).name if model else first_stage(arguments).key()
+    made_by = files_sha256(model) if model else first_stage(arguments).key()
     return [
         Point(
             name,
             PUBLISHED if model else MODEL,
             seed,
             SMOKE_DIFFUSION if size == "smoke" else {},
-            {**SETTINGS[size], "sampler": SAMPLERS[name][0], "model": made_by, "judge": judge},
+            {**SETTINGS[size], "sampler": SAMPLERS[name], "model": made_by, "judge": judge},
             {"data.source.path": arguments.data},
         )
         for seed in arguments.seeds
@@ -102,7 +104,9 @@ def _score(pipeline: Pipeline, judge: Judge, steps: int, settings: Mapping) -> d
         sampler=dict(settings["sampler"]),
         guidance_scale=settings["guidance"],
     )
-    found = {"steps": steps, "images_per_second": len(images) / seconds}
+    levels = make_levels(pipeline.task.schedule, steps, pipeline.config.sample.spacing)
+    calls = len(build_rows(settings["sampler"], levels, pipeline.task))
+    found = {"steps": steps, "calls": calls, "images_per_second": len(images) / seconds}
     return {**found, "scores": judge.scores(images)}
 
 
@@ -118,8 +122,8 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
     columns["images/s, most steps"] = Column(
         lambda row: row["over_steps"][-1]["images_per_second"], "{:.1f}"
     )
-    by_calls = _curves(groups, metric, lambda name, at: at["steps"] * SAMPLERS[name][1])
-    by_time = _curves(groups, metric, lambda name, at: 1 / at["images_per_second"])
+    by_calls = _curves(groups, metric, lambda at: at["calls"])
+    by_time = _curves(groups, metric, lambda at: 1 / at["images_per_second"])
     panels = [
         Panel("calls of the network", metric, by_calls, log_x=True, log_y=True),
         Panel("seconds an image", metric, by_time, log_x=True, log_y=True),
@@ -129,9 +133,9 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
     lines = [
         *make_table(groups, columns),
         "",
-        f"The {metric}, lower is better, of {settings['images']:,} images, as many of each class, "
+        f"The {metric}, lower is better, of {settings['images']:,} images of all classes in turn "
         f"against {settings['reference']:,} real ones; guidance {settings['guidance']:g}, averaged "
-        "weights. A step of heun asks the network twice.",
+        "weights. heun asks the network twice in a step, but for the last.",
         about_seeds(groups),
         "",
         f"- With {settings['steps'][0]} steps {few} is best, with {settings['steps'][-1]} {many}.",
@@ -158,7 +162,7 @@ def _curves(
         ways = list(zip(*(row["over_steps"] for row in group), strict=True))
         curves[name] = [
             (
-                mean_of([x(name, at) for at in way]).value,
+                mean_of([x(at) for at in way]).value,
                 [at["scores"][metric] for at in way],
             )
             for way in ways

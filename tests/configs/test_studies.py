@@ -24,7 +24,7 @@ STUDIES = sorted(
 # What the size `paper` needs beside data.
 PAPER = {
     "compression": [],
-    "first_stages": ["--first_stages", "stages"],
+    "kl_or_vq": ["--first_stages", "stages"],
     "guidance": ["--model", "model"],
     "inpainting_cost": ["--first_stages", "stages"],
     "latent_scale": ["--first_stage", "stage"],
@@ -94,10 +94,23 @@ def test_smoke_traces(load, name):
         assert trace(point).jaxpr.eqns
 
 
+@pytest.fixture
+def given(tmp_path):
+    """Returns the flags of the size `paper`, with a folder of made-up models."""
+
+    def flags(name):
+        for stage in ("kl-f4", "vq-f4", "vq-f4-noattn"):
+            (tmp_path / stage).mkdir(exist_ok=True)
+            (tmp_path / stage / "weights").write_text(stage)
+        return [PAPER[name][0], str(tmp_path)] if PAPER[name] else []
+
+    return flags
+
+
 @pytest.mark.slow  # the published networks are large
 @pytest.mark.parametrize("name", PAPER)
-def test_the_paper_s_size_traces(load, name):
-    points = make_points(load(name), "paper", *PAPER[name])
+def test_the_paper_s_size_traces(load, given, name):
+    points = make_points(load(name), "paper", *given(name))
     different = {str(point.make_config().task): point for point in points}
     for point in different.values():
         assert trace(point).jaxpr.eqns
@@ -111,6 +124,16 @@ def test_the_paper_s_size_asks_for_what_it_needs(load, name):
         make_points(study, "paper")
     with pytest.raises(UserError, match=f"{flag}=.*: legal with --size=paper"):
         make_points(study, "small", *PAPER[name])
+
+
+@pytest.mark.parametrize("name", ["guidance", "latent_scale", "kl_or_vq"])
+def test_other_weights_make_other_points(load, given, tmp_path, name):
+    study, flags = load(name), given(name)
+    first = list(check_points(make_points(study, "paper", *flags)))
+    assert list(check_points(make_points(study, "paper", *flags))) == first
+    for stage in tmp_path.iterdir():
+        (stage / "weights").write_text("trained for longer")
+    assert not set(check_points(make_points(study, "paper", *flags))) & set(first)
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -145,7 +145,8 @@ class Stub:
     def from_checkpoint(cls, workdir):
         return cls(workdir)
 
-    def __call__(self, *, classes, steps, seed):
+    def __call__(self, *, classes, steps, seed, sampler):
+        assert sampler == {"name": "ddim", "eta": 0.0}
         return np.full((len(classes), 4, 4, 1), self.step, np.uint8) + noise(len(classes))
 
     def reconstruct(self, images):
@@ -219,7 +220,7 @@ def test_two_factors_are_trained_scored_and_not_run_again(tmp_path):
         scores = json.loads(done.stdout.splitlines()[-1])
         assert list(scores) == ["LDM-1, seed 0", "LDM-4, seed 0"]
         assert all(found[METRIC] > 0 for found in scores.values())
-    rows = read_rows(tmp_path / "compression" / "results.jsonl")
+    rows = read_rows(tmp_path / "compression" / "smoke" / "results.jsonl")
     assert [row["name"] for row in rows] == ["LDM-1", "LDM-4"]
     for row in rows:
         assert [x["step"] for x in row["over_training"]] == [1, 2]
@@ -230,4 +231,4 @@ def test_two_factors_are_trained_scored_and_not_run_again(tmp_path):
     assert pixels["real"] == pixels["reconstructed"]  # there is no first stage
     assert latents["real"] != latents["reconstructed"]
     assert pixels["flops_per_step"] > 2 * latents["flops_per_step"]
-    assert (tmp_path / "compression" / "quality.png").stat().st_size < 100_000
+    assert (tmp_path / "compression" / "smoke" / "quality.png").stat().st_size < 100_000

@@ -31,7 +31,9 @@ def run(name, workdir, *more):
         list(map(str, command)), env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1]), read_rows(workdir / name / "results.jsonl")
+    return json.loads(done.stdout.splitlines()[-1]), read_rows(
+        workdir / name / "smoke" / "results.jsonl"
+    )
 
 
 def test_a_study_runs(tmp_path):
@@ -39,7 +41,7 @@ def test_a_study_runs(tmp_path):
     assert [row["scores"] for row in rows] == list(scores.values())
     assert list(scores) == ["LDM-1, seed 0", "LDM-4, seed 0"]
     assert all(value > 0 for found in scores.values() for value in found.values())
-    text = (tmp_path / "inpainting_cost" / "table.md").read_text()
+    text = (tmp_path / "inpainting_cost" / "smoke" / "table.md").read_text()
     assert "| LDM-1 |" in text
     assert "- Latents are at least" in text
 
@@ -61,7 +63,7 @@ def test_studies_share_what_they_train(tmp_path):
 
 @pytest.mark.slow
 @needs_data
-@pytest.mark.parametrize("name", ["parameterization", "latent_scale", "first_stages"])
+@pytest.mark.parametrize("name", ["parameterization", "latent_scale", "kl_or_vq"])
 def test_a_study_of_trained_models_runs(name, tmp_path):
     scores, rows = run(name, tmp_path, "--data", TFDS)
     assert len(scores) == len(rows) == 2
@@ -70,7 +72,7 @@ def test_a_study_of_trained_models_runs(name, tmp_path):
     assert first > 0
     assert second > 0
     assert first != second
-    assert list((tmp_path / name).glob("*.png"))
+    assert list((tmp_path / name / "smoke").glob("*.png"))
 
 
 @pytest.mark.slow

@@ -122,6 +122,10 @@ def attention_view(subject: Subject) -> View:
     (text,) = (subject.prompts or [])[:1]
     words = word_tokens(build_tokenizer(subject.pipeline.config), text)
     probabilities = _over_rows(subject, generation)
+    if not probabilities:
+        raise UserError(
+            "attention: this model's network has no cross-attention. Legal: one that has."
+        )
     sample = generation.images()[0]
     latent = task.first_stage.latent_shape(*generation.plan.image_shape)[:2]
     rows, lines = [], []

@@ -1,15 +1,35 @@
 """Models that several points of a study, or several studies, share."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
+from ldm_jax.core.checks import UserError
 from ldm_jax.core.lock import folder_lock
+from ldm_jax.evaluation.features import file_sha256
 from ldm_jax.sweep.point import Point
 from ldm_jax.train.loop import train
 
 # Overrides that make a training of any model a matter of seconds, at the size `smoke`.
 SMOKE = {"train.steps": 2, "train.warmup_steps": 1, "train.batch_size": 4}
 SMOKE_DIFFUSION = {**SMOKE, "task.first_stage.scale_images": 16, "sample.per_device_batch": 4}
+
+
+def files_sha256(path: str | Path) -> str:
+    """Returns 16 hexadecimal digits of a model's files: of their names and all that is in them.
+
+    Raises:
+      UserError: there are none.
+    """
+    path = Path(path).expanduser()
+    files = sorted(x for x in path.rglob("*") if x.is_file()) if path.is_dir() else [path]
+    if not files or not files[0].is_file():
+        raise UserError(f"{path}: no such model. Legal: a folder or file of a trained one.")
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+        digest.update(f"{name} {file_sha256(file)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def trained(point: Point, workdir: Path) -> Path:

@@ -81,21 +81,24 @@ def best(groups: Mapping[str, Sequence[Row]], score: str, choose: Callable[..., 
 
 def about_seeds(groups: Mapping[str, Sequence[Row]]) -> str:
     """Returns what a table's numbers are of, in a sentence."""
-    seeds = min(len(group) for group in groups.values())
-    return _SEEDS.format(seeds) if seeds > 1 else _ONE_SEED
+    fewest, most = (choose(len(group) for group in groups.values()) for choose in (min, max))
+    if most == 1:
+        return _ONE_SEED
+    return _SEEDS.format(most if fewest == most else f"{fewest} to {most}")
 
 
 def made_on(groups: Mapping[str, Sequence[Row]]) -> str:
-    """Returns the machine and the code that a table's numbers are of, in a sentence."""
-    made_by = next(iter(groups.values()))[0]["made_by"]
-    return (
-        f"Made on {made_by['device']} ({made_by['devices']}) with JAX {made_by['jax']}, "
-        f"{made_by['date']}, code {made_by['code_sha256']}."
-    )
+    """Returns the machines and the code that a table's numbers are of, in a sentence."""
+    every = [row["made_by"] for group in groups.values() for row in group]
+    found = {
+        f"{x['device']} ({x['devices']}) with JAX {x['jax']}, {x['date']}, code {x['code_sha256']}"
+        for x in every
+    }
+    return f"Made on {'; '.join(sorted(found))}."
 
 
-def fill_page(page: Path, size: str, text: str) -> None:
-    """Puts a table between a page's marks of a size.
+def fill_page(page: Path, size: str, text: str | None) -> None:
+    """Puts a table between a page's marks of a size; None only looks for them.
 
     Raises:
       UserError: the page has none.
@@ -107,4 +110,5 @@ def fill_page(page: Path, size: str, text: str) -> None:
         raise UserError(
             f"{page}: has no marks of the size {size}. Legal: {begin.strip()} and {end}."
         )
-    page.write_text(f"{before}{begin}{text}{end}{after}")
+    if text is not None:
+        page.write_text(f"{before}{begin}{text}{end}{after}")

@@ -16,7 +16,10 @@ import jax
 from absl import logging
 
 from ldm_jax.cli.config_args import load_config
+from ldm_jax.cli.endings import ending
 from ldm_jax.core.checks import UserError
+from ldm_jax.core.config import build
+from ldm_jax.evaluation.extractors import EXTRACTORS
 from ldm_jax.evaluation.features import file_sha256
 from ldm_jax.evaluation.inception_features import SHA256
 from ldm_jax.sweep.judge import make_classifier
@@ -69,10 +72,17 @@ class Study(NamedTuple):
 
 def main(study: Study) -> None:
     """Runs a study's command and prints the scores; a mistake of the user ends it with one line."""
+    arguments = parse_arguments(study)
+    _use_both_cores()
     try:
-        rows = run_study(study, parse_arguments(study))
-    except UserError as error:
-        sys.exit(f"{study.folder.name}: {error}")
+        rows = run_study(study, arguments)
+    except BaseException as error:
+        told = ending(error)
+        if told is None:
+            raise
+        sentence, status = told
+        sys.stderr.write(f"{study.folder.name}: {sentence}\n" if sentence else "")
+        sys.exit(status)
     scores = {f"{row['name']}, seed {row['seed']}": row["scores"] for row in rows}
     sys.stdout.write(json.dumps(scores) + "\n")
 
@@ -86,7 +96,7 @@ def parse_arguments(study: Study, arguments: Sequence[str] | None = None) -> arg
     add("--size", required=True, choices=SIZES)
     add("--data", help="TFDS folder; for `paper` a folder of images")
     add("--workdir", default="runs/studies", help="of all studies, which share what they train")
-    add("--out", help="folder of the results, by default that of the study in the workdir")
+    add("--out", help="folder of the results, by default WORKDIR/STUDY/SIZE")
     add("--seeds", type=int, nargs="*", default=[0])
     add("--processes", type=int, default=1, help="points at once")
     add("--inception", help="for `paper`: file of the FID's network")
@@ -102,21 +112,40 @@ def run_study(study: Study, arguments: argparse.Namespace) -> list[Row]:
     """
     workdir = Path(arguments.workdir)
     own = workdir / study.folder.name
-    out = Path(arguments.out or own)
+    out = Path(arguments.out or own / arguments.size)
+    page = out / "README.md"
+    if page.is_file():
+        fill_page(page, arguments.size, None)  # raises before anything is measured
     logging.set_verbosity(logging.INFO)
-    if len(os.sched_getaffinity(0)) >= 2:
-        # A batch split over two CPU devices keeps two cores busier than one device does.
-        jax.config.update("jax_num_cpu_devices", 2)
     extractor, judge = _make_judge(study.domain, arguments, workdir)
     points = study.make_points(arguments, judge)
     measure = functools.partial(study.measure, arguments=arguments, extractor=extractor)
     results = out / "results.jsonl"
     rows = run_sweep(points, measure, results, own, arguments.processes)
-    text = study.write_report(read_rows(results), out)  # with the seeds of earlier calls
+    text = study.write_report([*_other_seeds(rows, read_rows(results)), *rows], out)
     (out / "table.md").write_text(text)
-    if (out / "README.md").is_file():
-        fill_page(out / "README.md", arguments.size, text)
+    if page.is_file():
+        fill_page(page, arguments.size, text)
     return rows
+
+
+def _use_both_cores() -> None:
+    """A batch split over two CPU devices keeps two cores busier than one device does."""
+    if len(os.sched_getaffinity(0)) >= 2:
+        jax.config.update("jax_num_cpu_devices", 2)
+
+
+def _other_seeds(wanted: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Returns the rows of earlier calls that differ from wanted ones in their seed alone.
+
+    Others, such as those of another number of images, belong to another table.
+    """
+    alike, seeds = [_apart_from_seed(row) for row in wanted], {row["seed"] for row in wanted}
+    return [row for row in rows if row["seed"] not in seeds and _apart_from_seed(row) in alike]
+
+
+def _apart_from_seed(row: Mapping[str, Any]) -> list[Any]:
+    return [row[part] for part in ("name", "config", "overrides", "settings")]
 
 
 def _make_judge(
@@ -130,18 +159,27 @@ def _make_judge(
         return None, ""
     if arguments.size == "paper":
         weights = {"weights": arguments.inception} if arguments.inception else {}
-        return {"name": "inception", **weights}, f"inception {SHA256[:16]}"
+        extractor = {"name": "inception", **weights}
+        build("extractor", EXTRACTORS, extractor)  # raises before anything is trained
+        return extractor, f"inception {SHA256[:16]}"
     path = workdir / f"{domain.name}-classifier-{arguments.size}.safetensors"
     job = Job("the classifier", _train_judge, (domain, arguments.size, arguments.data, path))
     if not path.is_file() and arguments.processes == 1:
-        job.work(*job.arguments)
+        sentence = job.work(*job.arguments)
+        if sentence is not None:
+            raise UserError(sentence)
     elif not path.is_file():
         run_jobs([job], make_shares(1))  # this process leaves the GPUs to the others
     return {"name": "classifier", "weights": str(path)}, f"{domain.name} {file_sha256(path)[:16]}"
 
 
-def _train_judge(domain: Domain, size: str, data: str | None, path: Path) -> None:
-    config = load_config(domain.config)
-    if data is not None:
-        config.data.source.path = data
-    make_classifier(config, path, domain.name, *_CLASSIFIER[size])
+def _train_judge(domain: Domain, size: str, data: str | None, path: Path) -> str | None:
+    """Trains the classifier in whatever process; returns a sentence where it cannot be."""
+    try:
+        config = load_config(domain.config)
+        if data is not None:
+            config.data.source.path = data
+        make_classifier(config, path, domain.name, *_CLASSIFIER[size])
+    except UserError as error:
+        return str(error)
+    return None

@@ -168,14 +168,15 @@ def _conditions(
     """
     if not inputs:
         return None
-    found = reference
+    found, flag = reference, "--reference"
     if wanted.conditions is not None:
-        found = open_reference(config, wanted.conditions)
+        flag = "--conditions"
+        found = open_reference(config, wanted.conditions, flag=flag)
     if "class" in inputs and found.key["part"] == "folder":
         known = open_reference(config, TRAIN).class_names
         if found.class_names != known:
             raise UserError(
-                f"--reference={found.name}: its classes are not those of the training data, which "
+                f"{flag}={found.name}: its classes are not those of the training data, which "
                 f"this model reads. Legal: the same names of classes, or --conditions={TRAIN}."
             )
     return found

@@ -8,6 +8,7 @@ from typing import Any
 from ldm_jax.core.checks import UserError
 from ldm_jax.train.scores import Score
 
+_MADE_BY = "features made by"
 _FIELDS = {"metric": str, "name": str, "value": float, "settings": dict, "code": str}
 
 
@@ -31,7 +32,11 @@ class Report:
     def __init__(self, path: Path, pins: Mapping[str, Mapping[str, Any]]):
         self.path = path
         self._pins = json.loads(json.dumps(pins))
-        self._rows: list[dict[str, Any]] = _read(path, self._pins) if path.is_file() else []
+        self._rows: list[dict[str, Any]] = []
+        self._made_by: dict[str, list[str]] = {}
+        if path.is_file():
+            found = _read(path, self._pins)
+            self._rows, self._made_by = found["scores"], found[_MADE_BY]
 
     def has(self, metric: str, settings: Mapping[str, Any]) -> bool:
         """Returns whether this metric is here, with the same settings."""
@@ -49,7 +54,9 @@ class Report:
         Args:
           made_by: the code that made the features, by what they are of.
         """
-        whole = {**self._pins, "features made by": dict(made_by), "scores": self._rows}
+        for name, versions in made_by.items():
+            self._made_by[name] = sorted({*self._made_by.get(name, ()), *versions})
+        whole = {**self._pins, _MADE_BY: self._made_by, "scores": self._rows}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for suffix, text in ((".json", json.dumps(whole, indent=2) + "\n"), (".md", _table(whole))):
             part = self.path.with_suffix(f"{suffix}.part")
@@ -69,16 +76,18 @@ def _is(row: Mapping[str, Any], metric: str, settings: Mapping[str, Any]) -> boo
     return row["metric"] == metric and row["settings"] == dict(settings)
 
 
-def _read(path: Path, pins: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _read(path: Path, pins: Mapping[str, Any]) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        rows = found["scores"]
-        whole = all(isinstance(row[x], kind) for row in rows for x, kind in _FIELDS.items())
+        rows, made_by = found["scores"], found[_MADE_BY]
+        whole = isinstance(made_by, dict) and all(
+            isinstance(row[x], kind) for row in rows for x, kind in _FIELDS.items()
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}). Legal: remove it.") from error
     if not whole or any(found.get(group) != fields for group, fields in pins.items()):
         raise UserError(f"{path}: the report of something else. Legal: remove it.")
-    return list(rows)
+    return dict(found)
 
 
 def score_lines(scores: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -131,7 +131,9 @@ class ReferenceSet:
         return {key: np.concatenate([batch[key] for batch in batches]) for key in keys}
 
 
-def open_reference(config: ConfigDict, name: str, split: str | None = None) -> ReferenceSet:
+def open_reference(
+    config: ConfigDict, name: str, split: str | None = None, flag: str = "--reference"
+) -> ReferenceSet:
     """Returns a part of the data of a configuration, or a folder of images in their place.
 
     Args:
@@ -139,6 +141,7 @@ def open_reference(config: ConfigDict, name: str, split: str | None = None) -> R
       name: 'train': what is trained on; 'held_out': what is kept from it, or evaluated on; or a
         folder.
       split: of the data set, all of which is taken; for 'train' alone.
+      flag: that gave the name, for messages.
 
     Raises:
       UserError: there is none.
@@ -147,8 +150,7 @@ def open_reference(config: ConfigDict, name: str, split: str | None = None) -> R
     is_folder = name not in (TRAIN, HELD_OUT)
     if is_folder and not Path(name).expanduser().is_dir():
         raise UserError(
-            f"--reference={name}: no such folder. Legal: {TRAIN}, {HELD_OUT}, or a folder of "
-            "images."
+            f"{flag}={name}: no such folder. Legal: {TRAIN}, {HELD_OUT}, or a folder of images."
         )
     if split is not None:
         _check_split(config, name, split)
@@ -165,7 +167,7 @@ def open_reference(config: ConfigDict, name: str, split: str | None = None) -> R
         return ReferenceSet(config, train, name, split)
     if held_out is None:
         raise UserError(
-            f"--reference={HELD_OUT}: this run holds nothing out. Legal: {TRAIN}, a folder, or a "
+            f"{flag}={HELD_OUT}: this run holds nothing out. Legal: {TRAIN}, a folder, or a "
             "run with config.data.holdout or config.data.evaluation_source."
         )
     return ReferenceSet(config, held_out, name, split)

@@ -58,7 +58,13 @@ def test_what_is_said_of_seeds_and_machine():
     one, two = {"a": [row("a", 0, 1.0)]}, {"a": [row("a", 0, 1.0), row("a", 1, 1.0)]}
     assert about_seeds(one).startswith("One seed: there are no error bars")
     assert about_seeds(two).startswith("Means over 2 seeds, ± one standard error")
+    assert about_seeds({**one, "b": two["a"]}).startswith("Means over 1 to 2 seeds")
     assert made_on(one) == "Made on cpu (2) with JAX 1, d, code c."
+    other = row("a", 1, 1.0)
+    other["made_by"] = {**other["made_by"], "code_sha256": "e"}
+    assert made_on({"a": [row("a", 0, 1.0), other]}) == (
+        "Made on cpu (2) with JAX 1, d, code c; cpu (2) with JAX 1, d, code e."
+    )
 
 
 def test_a_page_is_filled_between_its_marks_alone(tmp_path):
@@ -66,6 +72,7 @@ def test_a_page_is_filled_between_its_marks_alone(tmp_path):
     page.write_text("before\n<!-- results of small -->\nold\n<!-- end of small -->\nafter\n")
     fill_page(page, "small", "| new |\n")
     fill_page(page, "small", "| newer |\n")
+    fill_page(page, "small", None)
     assert page.read_text() == (
         "before\n<!-- results of small -->\n| newer |\n<!-- end of small -->\nafter\n"
     )

@@ -2,7 +2,7 @@
 
 Paper: section 3.1, Table 8. The argument names the first stage, of Fashion-MNIST at 32×32 or (the
 published ones, on CelebA-HQ at 256×256) of f = 4; `model-` before it, the diffusion model on it.
-Command: python experiments/first_stages/run.py --size small --data TFDS_DIR
+Command: python experiments/kl_or_vq/run.py --size small --data TFDS_DIR
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """KL or VQ: what first stages keep of images, and what diffusion models make of their latents.
 
-python experiments/first_stages/run.py --size small --data TFDS_DIR --out experiments/first_stages
+python experiments/kl_or_vq/run.py --size small --data TFDS_DIR --out experiments/kl_or_vq
 Writes results.jsonl (a line a first stage), table.md and quality.png into --out, and fills the page
 there, if there is one; prints JSON last. The same command again continues.
 """
@@ -18,7 +18,7 @@ from ldm_jax.evaluation.reconstruction import psnr, ssim
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import draw
 from ldm_jax.sweep.judge import open_judge, real_images
-from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, trained
+from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, files_sha256, trained
 from ldm_jax.sweep.page import Column, about_seeds, best, comparable, made_on, make_table
 from ldm_jax.sweep.plots import Panel, mean_of, save_plot
 from ldm_jax.sweep.point import Point
@@ -70,7 +70,9 @@ def first_stage(name: str, arguments: argparse.Namespace) -> Point:
 
 
 def _key(name: str, arguments: argparse.Namespace) -> str:
-    return name if arguments.first_stages else first_stage(name, arguments).key()
+    if arguments.first_stages:
+        return files_sha256(Path(arguments.first_stages) / name)
+    return first_stage(name, arguments).key()
 
 
 def measure_point(
@@ -101,7 +103,7 @@ def measure_point(
 
 def write_report(rows: Sequence[Row], out: Path) -> str:
     """Returns the table and what it says, as Markdown; writes the plot into `out`."""
-    groups = comparable("first_stages", rows, ("judge", "images", "steps"))
+    groups = comparable("kl_or_vq", rows, ("judge", "images", "steps"))
     first = next(iter(groups.values()))[0]
     settings, metric = first["settings"], next(iter(first["scores"]))
     columns = {
