@@ -21,6 +21,8 @@ import pytest
 from ldm_jax.cli.main import main
 from ldm_jax.data.latent_cache import LatentCache
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "e2e" / "tiny.py"
 DEVICES, STEPS = 4, 6
@@ -40,9 +42,6 @@ import hashlib, json, os, sys
 import ldm_jax.data.pipeline as pipeline
 
 hand_out = pipeline.Stream.__next__
-
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def recorded(stream):
     batch = hand_out(stream)

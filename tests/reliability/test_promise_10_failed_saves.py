@@ -10,6 +10,8 @@ import pytest
 
 from ldm_jax.train.checkpoint import complete_steps
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "e2e" / "tiny.py"
 STEPS, EVERY = 60, 10
@@ -25,9 +27,6 @@ FULL_DISK = """
 # Every write beyond the first 8 KiB of a file fails, as on a full disk or at a quota.
 import resource, signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def spoil(workdir):
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
