@@ -15,12 +15,12 @@ from ldm_jax.core.checks import UserError
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import classes_of, draw
 from ldm_jax.sweep.judge import open_judge
-from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, files_sha256, trained_on
+from ldm_jax.sweep.models import SMOKE_DIFFUSION, files_sha256, first_stage, trained_on
 from ldm_jax.sweep.page import Column, about_seeds, best, comparable, made_on, make_table
 from ldm_jax.sweep.plots import Panel, save_plot
 from ldm_jax.sweep.point import Point
 from ldm_jax.sweep.results import Row
-from ldm_jax.sweep.study import Domain, Study, main
+from ldm_jax.sweep.study import Domain, Study, check_given, main
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 MODEL, STAGE = (str(CONFIGS / f"fashion_mnist_{name}.py") for name in ("class", "autoencoder"))
@@ -40,9 +40,8 @@ SETTINGS = {
 def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     """Returns a point for each scale and seed."""
     size, model = arguments.size, arguments.model
-    if (size == "paper") != bool(model):
-        raise UserError(f"--model={model}: legal with --size=paper, which needs it.")
-    made_by = files_sha256(model) if model else first_stage(arguments).key()
+    check_given(arguments, "model")
+    made_by = files_sha256(model) if model else stage_of(arguments).key()
     return [
         Point(
             f"scale-{scale:g}",
@@ -57,10 +56,9 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     ]
 
 
-def first_stage(arguments: argparse.Namespace) -> Point:
-    """Returns the first stage that the model of all scales is trained on."""
-    overrides = SMOKE if arguments.size == "smoke" else {}
-    return Point("autoencoder", STAGE, 0, overrides, places={"data.source.path": arguments.data})
+def stage_of(arguments: argparse.Namespace) -> Point:
+    """Returns the first stage that all models are trained on."""
+    return first_stage("autoencoder", STAGE, arguments.size, arguments.data)
 
 
 def measure_point(
@@ -71,7 +69,7 @@ def measure_point(
     model = arguments.model
     if not model:
         shared = Point("class", MODEL, point.seed, point.overrides, places=point.places)
-        model = trained_on(first_stage(arguments), shared, folder.parents[1])
+        model = trained_on(stage_of(arguments), shared, folder.parents[1])
     judge = open_judge(config, extractor, settings["reference"])
     pipeline, count = Pipeline.from_checkpoint(model), settings["images"]
     classes = classes_of(pipeline, count)

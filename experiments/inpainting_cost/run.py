@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from ldm_jax.core.checks import UserError
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import draw_timed
 from ldm_jax.sweep.models import SMOKE, trained
@@ -23,7 +22,7 @@ from ldm_jax.sweep.page import Column, about_seeds, comparable, made_on, make_ta
 from ldm_jax.sweep.plots import Panel, mean_of, save_plot
 from ldm_jax.sweep.point import Point
 from ldm_jax.sweep.results import Row
-from ldm_jax.sweep.study import Study, main
+from ldm_jax.sweep.study import Study, check_given, main
 from ldm_jax.train.hooks import METRICS_FILE
 from ldm_jax.train.loop import train
 
@@ -52,10 +51,7 @@ TABLE_6 = 2.9  # its least ratio, 0.32 to 0.11 images a second in training
 def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     """Returns a point for each model and seed."""
     size = arguments.size
-    if (size == "paper") != bool(arguments.first_stages):
-        raise UserError(
-            f"--first_stages={arguments.first_stages}: legal with --size=paper, which needs it."
-        )
+    check_given(arguments, "first_stages")
     of_paper = size == "paper"
     overrides: dict[str, Any] = {"train.steps": STEPS[size], "train.warmup_steps": 1}
     if size == "smoke":

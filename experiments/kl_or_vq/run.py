@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from pairs import PUBLISHED, SMALL
 
-from ldm_jax.core.checks import UserError
 from ldm_jax.evaluation.reconstruction import psnr, ssim
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import draw
@@ -23,7 +22,7 @@ from ldm_jax.sweep.page import Column, about_seeds, best, comparable, made_on, m
 from ldm_jax.sweep.plots import Panel, mean_of, save_plot
 from ldm_jax.sweep.point import Point
 from ldm_jax.sweep.results import Row
-from ldm_jax.sweep.study import Domain, Study, main
+from ldm_jax.sweep.study import Domain, Study, check_given, main
 from ldm_jax.train.loop import train
 
 PAIRS = str(Path(__file__).parent / "pairs.py")
@@ -44,10 +43,7 @@ SETTINGS = {
 def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     """Returns a point for each first stage and seed."""
     size = arguments.size
-    if (size == "paper") != bool(arguments.first_stages):
-        raise UserError(
-            f"--first_stages={arguments.first_stages}: legal with --size=paper, which needs it."
-        )
+    check_given(arguments, "first_stages")
     return [
         Point(
             name,

@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_jax.core.checks import UserError
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import draw
 from ldm_jax.sweep.judge import open_judge
 from ldm_jax.sweep.kept import kept
-from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, files_sha256, trained
+from ldm_jax.sweep.models import SMOKE_DIFFUSION, files_sha256, first_stage, trained
 from ldm_jax.sweep.page import Column, about_seeds, best, comparable, made_on, make_table
 from ldm_jax.sweep.plots import Panel, save_plot
 from ldm_jax.sweep.point import Point
 from ldm_jax.sweep.results import Row
-from ldm_jax.sweep.study import Domain, Study, main
+from ldm_jax.sweep.study import Domain, Study, check_given, main
 from ldm_jax.train.convert import single_factor
 from ldm_jax.train.exchange import open_model
 from ldm_jax.train.loop import train
@@ -50,12 +49,9 @@ SETTINGS = {
 def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     """Returns a point for each deviation and seed."""
     size = arguments.size
-    if (size == "paper") != bool(arguments.first_stage):
-        raise UserError(
-            f"--first_stage={arguments.first_stage}: legal with --size=paper, which needs it."
-        )
+    check_given(arguments, "first_stage")
     given = arguments.first_stage
-    stage = files_sha256(given) if given else first_stage(arguments).key()
+    stage = files_sha256(given) if given else stage_of(arguments).key()
     return [
         Point(
             f"std-{deviation:g}",
@@ -70,10 +66,9 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     ]
 
 
-def first_stage(arguments: argparse.Namespace) -> Point:
+def stage_of(arguments: argparse.Namespace) -> Point:
     """Returns the first stage that all models are trained on."""
-    overrides = SMOKE if arguments.size == "smoke" else {}
-    return Point("autoencoder", STAGE, 0, overrides, places={"data.source.path": arguments.data})
+    return first_stage("autoencoder", STAGE, arguments.size, arguments.data)
 
 
 def measure_point(
@@ -84,7 +79,7 @@ def measure_point(
     What makes it 1 is measured by a run of one step.
     """
     config, settings = point.make_config(), point.settings
-    stage = arguments.first_stage or trained(first_stage(arguments), folder.parents[1])
+    stage = arguments.first_stage or trained(stage_of(arguments), folder.parents[1])
     config.task.first_stage.workdir = str(stage)
     config.sample.grid_images = 0
 

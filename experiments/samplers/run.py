@@ -11,18 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ldm_jax.core.checks import UserError
 from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.sweep.drawing import draw_timed
 from ldm_jax.sweep.judge import Judge, open_judge
 from ldm_jax.sweep.kept import kept
-from ldm_jax.sweep.models import SMOKE, SMOKE_DIFFUSION, files_sha256, trained_on
+from ldm_jax.sweep.models import SMOKE_DIFFUSION, files_sha256, first_stage, trained_on
 from ldm_jax.sweep.page import Column, about_seeds, best, comparable, made_on, make_table
 from ldm_jax.sweep.plots import Panel, mean_of, save_plot
 from ldm_jax.sweep.point import Point
 from ldm_jax.sweep.results import Row
-from ldm_jax.sweep.study import Domain, Study, main
+from ldm_jax.sweep.study import Domain, Study, check_given, main
 from ldm_jax.train.assemble import build_rows
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -55,9 +54,8 @@ SETTINGS = {
 def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     """Returns a point for each sampler and seed."""
     size, model = arguments.size, arguments.model
-    if (size == "paper") != bool(model):
-        raise UserError(f"--model={model}: legal with --size=paper, which needs it.")
-    made_by = files_sha256(model) if model else first_stage(arguments).key()
+    check_given(arguments, "model")
+    made_by = files_sha256(model) if model else stage_of(arguments).key()
     return [
         Point(
             name,
@@ -72,10 +70,9 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     ]
 
 
-def first_stage(arguments: argparse.Namespace) -> Point:
-    """Returns the first stage that the model of all samplers is trained on."""
-    overrides = SMOKE if arguments.size == "smoke" else {}
-    return Point("autoencoder", STAGE, 0, overrides, places={"data.source.path": arguments.data})
+def stage_of(arguments: argparse.Namespace) -> Point:
+    """Returns the first stage that all models are trained on."""
+    return first_stage("autoencoder", STAGE, arguments.size, arguments.data)
 
 
 def measure_point(
@@ -86,7 +83,7 @@ def measure_point(
     model = arguments.model
     if not model:
         shared = Point("class", MODEL, point.seed, point.overrides, places=point.places)
-        model = trained_on(first_stage(arguments), shared, folder.parents[1])
+        model = trained_on(stage_of(arguments), shared, folder.parents[1])
     pipeline = Pipeline.from_checkpoint(model)
     judge = open_judge(config, extractor, settings["reference"])
     over_steps = [

@@ -32,6 +32,19 @@ def files_sha256(path: str | Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def first_stage(name: str, config: str, size: str, data: str | None = None) -> Point:
+    """Returns a first stage that a study trains, of seed 0: one serves all seeds of a model.
+
+    Args:
+      name: of the point.
+      config: as after --config.
+      size: of the study.
+      data: the place of its data, where they have one.
+    """
+    places = {} if data is None else {"data.source.path": data}
+    return Point(name, config, 0, SMOKE if size == "smoke" else {}, places=places)
+
+
 def trained(point: Point, workdir: Path) -> Path:
     """Returns the folder of a trained model, which all points and studies of a workdir share.
 

@@ -104,6 +104,13 @@ def parse_arguments(study: Study, arguments: Sequence[str] | None = None) -> arg
     return parser.parse_args(arguments)
 
 
+def check_given(arguments: argparse.Namespace, flag: str) -> None:
+    """Raises UserError unless a flag is given with the size `paper`, and with no other."""
+    value = getattr(arguments, flag)
+    if (arguments.size == "paper") != bool(value):
+        raise UserError(f"--{flag}={value}: legal with --size=paper, which needs it.")
+
+
 def run_study(study: Study, arguments: argparse.Namespace) -> list[Row]:
     """Measures what is missing, writes table, plots and page, and returns the rows of all points.
 

@@ -9,6 +9,7 @@ another folder, and no run reads what is not its own.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -142,6 +143,7 @@ class Work:
             own = np.arange(self.count) % len(texts)
             return logs["clip"].read(self.count, "features"), texts[own]
 
+        @functools.cache  # the scores and the profile are of one summary
         def bound() -> Likelihood:
             assert self.bound is not None
             log, shapes = logs["bound"], self.bound.reader.shapes
