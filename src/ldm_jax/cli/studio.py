@@ -1,0 +1,83 @@
+"""`ldm-jax studio --checkpoint DIR`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ldm_jax.cli import sampling_flags
+from ldm_jax.cli.config_args import apply_overrides
+from ldm_jax.cli.numbers import whole
+from ldm_jax.core.checks import UserError, read_text
+
+EXAMPLES = """\
+  ldm-jax studio --checkpoint runs/shapes_text
+  ldm-jax studio --checkpoint stable-diffusion-v1-4/ --dtype bfloat16 --port 8000
+  ldm-jax studio --checkpoint runs/faces --host 0.0.0.0 --password_file studio.txt
+It listens on this machine alone; another address needs a password, of the user 'studio'.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command's flags."""
+    add = parser.add_argument
+    add(
+        "--checkpoint",
+        required=True,
+        metavar="DIR_OR_FILE",
+        help="a trained run, or a model of 'ldm-jax convert', diffusers or CompVis",
+    )
+    add("--tokenizer", metavar="DIR", help="a Hugging Face folder, where the model has none")
+    add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    add("--port", type=whole(0), default=7860, help="0 takes one that is free (default: 7860)")
+    add("--password_file", metavar="FILE", help="its first line is the password")
+    add("--every", type=whole(1), default=5, help="steps between two previews (default: 5)")
+    add("--most_images", type=whole(1), default=4, help="that one run draws (default: 4)")
+    add("--lazy", action="store_true", help="compile what is steered when it is first needed")
+    add("--raw", action="store_true", help="raw parameters instead of their average")
+    add("--dtype", metavar="NAME", help="of the computation, such as bfloat16")
+
+
+def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
+    """Serves the studio until it is interrupted."""
+    from ldm_jax.studio.serve import check_address, serve
+
+    password = _password(arguments.password_file)
+    check_address(arguments.host, password)
+    from ldm_jax.pipeline import Pipeline
+    from ldm_jax.studio.studio import Studio
+    from ldm_jax.train.checkpoint import is_workdir, read_config
+    from ldm_jax.train.exchange import read_model_config
+
+    source = Path(arguments.checkpoint).expanduser()
+    sampling_flags.check_overrides("studio", overrides, ("sample.",))
+    trained = is_workdir(source)
+    config = read_config(source) if trained else read_model_config(source, ema=not arguments.raw)
+    apply_overrides(config.lock(), overrides)
+    pipeline = Pipeline.from_checkpoint(
+        source,
+        config=config,
+        tokenizer=arguments.tokenizer,
+        ema=not arguments.raw,
+        dtype=arguments.dtype,
+    )
+    studio = Studio(pipeline, every=arguments.every, most_images=arguments.most_images)
+    app, address = serve(
+        studio,
+        host=arguments.host,
+        port=arguments.port,
+        password=password,
+        warm=not arguments.lazy,
+    )
+    sys.stdout.write(f"studio: {address}  (Ctrl-C ends it)\n")
+    sys.stdout.flush()
+    app.block_thread()
+
+
+def _password(file: str | None) -> str | None:
+    """Returns the first line of a file."""
+    if file is None:
+        return None
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise UserError(f"--password_file={path}: no such file; its first line is the password.")
+    return read_text(path, "--password_file").split("\n")[0].strip()

@@ -1,0 +1,433 @@
+"""What the buttons of the page do: from values of a form to what is shown, without Gradio."""
+
+import contextlib
+import dataclasses
+import html
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldm_jax.core.checks import UserError
+from ldm_jax.inspection.attention import AttentionReader
+from ldm_jax.pipeline import extend_canvas
+from ldm_jax.pipeline.painted import PaintedRegion, read_regions, write_regions
+from ldm_jax.studio import looking
+from ldm_jax.studio.drawing import progress_bar, tree_picture
+from ldm_jax.studio.files import (
+    as_data_url,
+    fitted,
+    link,
+    read_array,
+    read_data_url,
+    read_parameters,
+    read_upload,
+)
+from ldm_jax.studio.files import png as as_png
+from ldm_jax.studio.reading import ARRAY, IMAGE, LAYOUT, MAP, TEXT
+from ldm_jax.studio.record import command, read_record
+from ldm_jax.studio.session import Glance, Session
+from ldm_jax.studio.settings import Settings
+from ldm_jax.studio.studio import Studio
+
+_THUMBNAIL = 96  # pixels
+# Of a form, by name; then, for each region, its prompt, weight and feather.
+FORM = (
+    *("prompt", "negative", "label", "sampler", "steps", "guidance", "seed", "height", "width"),
+    *("num_images", "wish", "strength", "borders"),
+)
+REGION = ("prompt", "weight", "feather")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What changes on the page; None leaves a part as it is.
+
+    Attributes:
+      easel: JSON of the pictures on the easel.
+      bar: HTML of the progress.
+      tree: HTML of the branches.
+      gallery: HTML of the kept images.
+      said: a sentence, empty to clear it.
+    """
+
+    easel: str | None = None
+    bar: str | None = None
+    tree: str | None = None
+    gallery: str | None = None
+    said: str | None = None
+
+
+class Desk:
+    """The buttons of a page over one studio; `tab` is the name of a tab's session."""
+
+    def __init__(self, studio: Studio):
+        """Takes the studio."""
+        self.studio = studio
+        self._shown: dict[str, np.ndarray] = {}
+        self._read: dict[str, np.ndarray] = {}
+        self._reader = AttentionReader(studio.pipeline)
+        self._work = threading.Lock()
+
+    # What draws ----------------------------------------------------------------------------------
+
+    def draw(self, tab: str, form: Mapping[str, Any], paint: str) -> Iterator[Shown]:
+        """Draws anew."""
+        with self._sentences():
+            session = self.studio.session(tab)
+            session.begin(self._settings(tab, form, paint))
+            yield from self._run(tab, session)
+
+    def go_on(
+        self, tab: str, form: Mapping[str, Any], paint: str, rows: int | None = None
+    ) -> Iterator[Shown]:
+        """Goes on from the present row with what the form says now, by default to the end."""
+        with self._sentences():
+            session = self.studio.session(tab)
+            session.steer(self._steered(tab, session, form, paint))
+            if session.tree is not None and session.tree.done:
+                raise UserError("the run is done. Legal: go back to an earlier step, or draw anew.")
+            yield from self._run(tab, session, rows)
+
+    def steer(self, tab: str, form: Mapping[str, Any], paint: str) -> Shown:
+        """Tells a run under way, or one that is paused, what the form says now."""
+        session = self.studio.session(tab)
+        session.steer(self._steered(tab, session, form, paint))
+        tree = session.tree
+        return Shown(tree=tree_picture(tree), said="")
+
+    def pause(self, tab: str) -> None:
+        """Stops the run of a tab before its next rows."""
+        self.studio.session(tab).pause()
+
+    def back(self, tab: str, branch: int, row: int) -> Shown:
+        """Takes the run back to a row of a branch."""
+        session = self.studio.session(tab)
+        session.pause()
+        with self._work:
+            return self._show(tab, session, session.go_to(branch, row))
+
+    def redraw(self, tab: str, form: Mapping[str, Any], paint: str, way: str) -> Iterator[Shown]:
+        """Draws again from the picture on the easel: what is marked of it, all of it, or around it.
+
+        Args:
+          tab: name of the session.
+          form: of the page; `wish` says what should be there, empty for the same again.
+          paint: of the easel.
+          way: 'marked', 'all' or 'around'.
+        """
+        with self._sentences():
+            session = self.studio.session(tab)
+            picture = self._picture(tab, paint)
+            settings = self._settings(tab, form, paint, size=picture.shape[:2])
+            wish = str(form["wish"] or "").strip()
+            changes: dict[str, Any] = {"num_images": 1, "image": picture, "mask": None}
+            if wish and self.studio.reading.kind == TEXT:
+                changes["prompt"] = wish
+            elif not wish:
+                changes["seed"] = (settings.seed + 1) % 2**32
+            changes["strength"] = float(form["strength"])
+            if way == "marked":
+                changes["mask"] = _mark(paint, picture.shape[:2])
+            if way == "around":
+                border = int(form["borders"])
+                whole, mask = extend_canvas(picture, (border,) * 4)
+                changes.update(image=whole, mask=np.uint8(255 * mask), strength=1.0, regions=())
+                changes["size"] = whole.shape[:2]
+            session.begin(dataclasses.replace(settings, **changes))
+            yield from self._run(tab, session)
+
+    # What is put in ------------------------------------------------------------------------------
+
+    def put_image(self, tab: str, content: bytes, form: Mapping[str, Any]) -> Shown:
+        """Puts an uploaded image on the easel, cut and resized to the size of the form."""
+        channels = self.studio.pipeline.task.first_stage.model.image_channels
+        size = (int(form["height"]), int(form["width"]))
+        picture = fitted(read_upload(content, channels), size)
+        self._shown[tab] = picture[None]
+        return Shown(easel=_easel(picture[None]), said="")
+
+    def put_read(self, tab: str, content: bytes) -> str:
+        """Keeps an image or array that the model reads; returns HTML that shows it."""
+        reading = self.studio.reading
+        if reading.kind == ARRAY:
+            self._read[tab] = found = read_array(content, reading.shape)
+            return f"<p class='said'>{reading.name}, {list(found.shape)}</p>"
+        picture = read_upload(content, 3)
+        if reading.kind == IMAGE and reading.name != "image":
+            picture = fitted(picture, (reading.shape[0], reading.shape[1]))
+        self._read[tab] = picture
+        return f"<img class='picture' alt='{reading.name}' src='{as_data_url(picture)}'>"
+
+    def load_parameters(self, tab: str, content: bytes) -> tuple[list[tuple[int, Settings]], Shown]:
+        """Returns the history of an image of the studio, and puts the image on the easel."""
+        record = read_parameters(content)
+        history = read_record(record, self.studio.pipeline)
+        channels = self.studio.pipeline.task.first_stage.model.image_channels
+        settings = history[0][1]
+        self._shown[tab] = read_upload(content, channels)[None]
+        if settings.read is not None:
+            self._read[tab] = settings.read
+        layers = {str(k + 1): as_data_url(r.mask) for k, r in enumerate(settings.regions)}
+        if settings.mask is not None:
+            layers["mask"] = as_data_url(settings.mask)
+        if settings.image is not None:
+            self._shown[tab] = settings.image[None]
+        said = "Read back. Draw makes it again."
+        if len(history) > 1:
+            said = f"Read back: it was steered {len(history) - 1} times. Replay makes it again."
+        return history, Shown(easel=_easel(self._shown[tab], layers=layers), said=said)
+
+    def replay(self, tab: str, history: Sequence[tuple[int, Settings]]) -> Iterator[Shown]:
+        """Draws what an image's parameters say, changes on the way included."""
+        with self._sentences():
+            session = self.studio.session(tab)
+            with self._work:
+                session.replay(list(history))
+            yield from self._run(tab, session)
+
+    def load_regions(
+        self, content: bytes, form: Mapping[str, Any]
+    ) -> tuple[tuple[PaintedRegion, ...], str]:
+        """Returns the regions of a preset, and the JSON that paints them on the easel."""
+        size = (int(form["height"]), int(form["width"]))
+        found = read_regions(content, size)
+        most = self.studio.reading.most
+        if len(found) > most:
+            raise UserError(f"regions: got {len(found)}. Legal: up to {most}.")
+        layers = {str(k + 1): as_data_url(region.mask) for k, region in enumerate(found)}
+        return found, json.dumps({"layers": layers, "size": list(size)})
+
+    def save_regions(self, form: Mapping[str, Any], paint: str) -> str:
+        """Returns a link to a preset of the painted regions."""
+        regions = self._regions(form, paint, (int(form["height"]), int(form["width"])))
+        return link("regions.json", write_regions(regions), "application/json")
+
+    # What is looked at ---------------------------------------------------------------------------
+
+    def look(self, tab: str, paint: str, what: str, word: int = 0) -> str:
+        """Returns a picture of the present run as HTML: 'strip', 'channels' or 'attention'."""
+        session, number = self.studio.session(tab), _selected(paint)
+        tree = session.tree
+        if tree is None:
+            raise UserError("nothing is drawn yet. Legal: Draw first.")
+        number = min(number, tree.run.count - 1)
+        with self._work:
+            if what == "attention":
+                pipeline = self.studio.pipeline
+                picture = looking.attention(pipeline, self._reader, tree, number, word)
+            else:
+                views = {"strip": looking.strip, "channels": looking.channels}
+                picture = views[what](tree, number)
+        return f"<img class='picture' alt='{what}' src='{as_data_url(picture)}'>"
+
+    def words(self, tab: str) -> list[str]:
+        """Returns the words of the present prompt that have a map."""
+        tree = self.studio.session(tab).tree
+        return [] if tree is None else looking.words(self.studio.pipeline, tree.settings.prompt)
+
+    def gallery(self, tab: str) -> str:
+        """Returns the kept images of a tab as HTML that can be clicked."""
+        kept = self.studio.session(tab).gallery
+        if not kept:
+            return "<p class='said'>Finished images are kept here.</p>"
+        cells = [
+            f"<button data-kept='{k}' title='{_title(x.settings)}'>"
+            f"<img alt='image {k + 1}' src='{as_data_url(_thumbnail(x.image))}'></button>"
+            for k, x in enumerate(kept)
+        ]
+        return f"<div class='gallery'>{''.join(cells)}</div>"
+
+    def open_kept(self, tab: str, number: int) -> tuple[Shown, str, str, str]:
+        """Returns what is shown of a kept image: easel, parameters, links, command."""
+        kept = self.studio.session(tab).gallery
+        if not 0 <= number < len(kept):
+            raise UserError(f"image {number}: legal is 0 to {len(kept) - 1}.")
+        image, record, settings, steered = kept[number]
+        self._shown[tab] = image[None]
+        pipeline, reading = self.studio.pipeline, self.studio.reading
+        links = [link("image.png", as_png(image, record), "image/png", "PNG with parameters")]
+        if settings.image is not None:
+            links.append(link("image.png", as_png(settings.image), "image/png", "start image"))
+        if settings.mask is not None:
+            links.append(link("mask.png", as_png(settings.mask), "image/png", "mask"))
+        if settings.regions:
+            preset = write_regions(settings.regions)
+            links.append(link("regions.json", preset, "application/json", "regions"))
+        typed, said = command(pipeline, reading, settings, steered)
+        shown = Shown(easel=_easel(image[None]), said=said)
+        return (
+            shown,
+            json.dumps(_short(record), indent=1, ensure_ascii=False),
+            " ".join(links),
+            typed,
+        )
+
+    def forget(self, tab: str) -> None:
+        """Frees what a tab held."""
+        self.studio.forget(tab)
+        self._shown.pop(tab, None)
+        self._read.pop(tab, None)
+
+    # ---------------------------------------------------------------------------------------------
+
+    def _run(self, tab: str, session: Session, rows: int | None = None) -> Iterator[Shown]:
+        """Shows a run until it ends or is paused; other tabs have their turn between its pieces."""
+        glances = session.run(self.studio.every, rows)
+        yield Shown(bar=progress_bar(None, "begins"), said="")
+        while True:
+            with self._work:
+                glance = next(glances, None)
+                if glance is None:
+                    break
+                shown = self._show(tab, session, glance)
+            yield shown
+        if session.tree is not None and session.tree.done:
+            yield Shown(gallery=self.gallery(tab))
+
+    def _show(self, tab: str, session: Session, glance: Glance) -> Shown:
+        self._shown[tab] = glance.images
+        return Shown(
+            easel=_easel(glance.images),
+            bar=progress_bar(glance),
+            tree=tree_picture(session.tree),
+            said="",
+        )
+
+    def _settings(
+        self, tab: str, form: Mapping[str, Any], paint: str, size: Any = None
+    ) -> Settings:
+        size = (int(form["height"]), int(form["width"])) if size is None else tuple(size)
+        most = self.studio.most_images
+        count = int(form["num_images"])
+        if not 1 <= count <= most:
+            raise UserError(f"images: got {count}. Legal: 1 to {most}.")
+        return Settings(
+            prompt=str(form["prompt"] or ""),
+            negative=str(form["negative"] or ""),
+            label=int(form["label"] or 0),
+            sampler=str(form["sampler"]),
+            steps=int(form["steps"]),
+            guidance=float(form["guidance"]),
+            seed=int(form["seed"] or 0),
+            size=size,
+            num_images=count,
+            regions=self._regions(form, paint, size),
+            read=self._read.get(tab),
+        )
+
+    def _steered(self, tab: str, session: Session, form: Mapping[str, Any], paint: str) -> Settings:
+        """Returns the present settings with what the form changes of them."""
+        if session.tree is None:
+            raise UserError("nothing is drawn yet. Legal: Draw first.")
+        now = session.tree.settings
+        told = self._settings(tab, form, paint, size=now.size)
+        mask = now.mask
+        if mask is not None and (new := _mark(paint, now.size, wanted=False)) is not None:
+            mask = new
+        return dataclasses.replace(
+            told, num_images=now.num_images, image=now.image, mask=mask, seed=now.seed
+        )
+
+    def _regions(
+        self, form: Mapping[str, Any], paint: str, size: tuple[int, int]
+    ) -> tuple[PaintedRegion, ...]:
+        """Returns the regions that are painted, those without paint left out."""
+        layers, reading = _layers(paint), self.studio.reading
+        found = []
+        for number in range(1, reading.most + 1):
+            text = layers.get(str(number))
+            if text is None:
+                continue
+            mask = read_data_url(text, size)
+            if not mask.any():
+                continue
+            prompt, weight, feather = (form[f"region{number}_{name}"] for name in REGION)
+            prompt = str(prompt if prompt is not None else "").strip()
+            if reading.kind != TEXT:
+                if not (prompt.isascii() and prompt.isdigit()):
+                    raise UserError(f"region {number}: got {prompt!r}. Legal: a class number.")
+                prompt = int(prompt)
+            elif not prompt:
+                raise UserError(f"region {number}: is painted, but has no prompt.")
+            if reading.kind in (MAP, LAYOUT):
+                weight, feather = 1.0, 0.0
+            found.append(PaintedRegion(prompt, mask, float(weight), float(feather)))
+        return tuple(found)
+
+    def _picture(self, tab: str, paint: str) -> np.ndarray:
+        shown = self._shown.get(tab)
+        if shown is None:
+            raise UserError("no picture on the easel. Legal: draw one, or upload one.")
+        return shown[min(_selected(paint), len(shown) - 1)]
+
+    @contextlib.contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """Turns what a form cannot hold into a sentence."""
+        try:
+            yield
+        except (TypeError, KeyError, OverflowError) as error:
+            raise UserError(f"the form holds a value that is not legal ({error}).") from error
+
+
+def _layers(paint: str) -> dict[str, Any]:
+    """Returns the layers of the easel, PNGs as data URLs, by name."""
+    found = _paint(paint).get("layers")
+    return found if isinstance(found, dict) else {}
+
+
+def _selected(paint: str) -> int:
+    found = _paint(paint).get("selected", 0)
+    return found if isinstance(found, int) and found >= 0 else 0
+
+
+def _paint(paint: str) -> dict[str, Any]:
+    try:
+        found = json.loads(paint or "{}")
+    except (ValueError, RecursionError) as error:
+        raise UserError("the easel sent something that is not legal.") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _mark(paint: str, size: Any, wanted: bool = True) -> np.ndarray | None:
+    """Returns the mask that is painted, uint8 [H, W]."""
+    text = _layers(paint).get("mask")
+    mask = None if text is None else read_data_url(text, tuple(size))
+    if mask is None or not mask.any():
+        if wanted:
+            raise UserError("nothing is marked. Legal: brush over what should change.")
+        return None
+    return mask
+
+
+def _easel(images: np.ndarray, layers: Mapping[str, str] | None = None) -> str:
+    shown: dict[str, Any] = {"images": [as_data_url(image) for image in images]}
+    shown["size"] = list(images.shape[1:3])
+    if layers is not None:
+        shown["layers"] = dict(layers)
+    return json.dumps(shown)
+
+
+def _thumbnail(image_u8: np.ndarray) -> np.ndarray:
+    grey = image_u8.shape[-1] == 1
+    small = Image.fromarray(image_u8[..., 0] if grey else image_u8)
+    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    return np.asarray(small)
+
+
+def _title(settings: Settings) -> str:
+    told = settings.prompt or f"class {settings.label}"
+    return html.escape(f"{told}, seed {settings.seed}", quote=True)
+
+
+def _short(record: Mapping[str, Any]) -> Any:
+    """Returns a record without its pictures, for people."""
+    if isinstance(record, Mapping):
+        return {
+            key: "…" if key in ("png", "mask") and isinstance(value, str) else _short(value)
+            for key, value in record.items()
+        }
+    return [_short(x) for x in record] if isinstance(record, list) else record
