@@ -197,12 +197,12 @@ def test_sample_takes_prompts_classes_sampler_and_size(runs, tmp_path):
 USAGE = [
     (
         [],
-        "missing COMMAND. Legal: train, sample, evaluate, inspect, encode, convert, info, plan, "
-        "data; see 'ldm-jax --help'.",
+        "missing COMMAND. Legal: train, sample, studio, evaluate, inspect, encode, convert, info, "
+        "plan, data; see 'ldm-jax --help'.",
     ),
     (
         ["trian"],
-        "unknown command 'trian'; did you mean 'train'? Legal: train, sample, evaluate,",
+        "unknown command 'trian'; did you mean 'train'? Legal: train, sample, studio,",
     ),
     (["train"], "missing --config, --workdir; see 'ldm-jax train --help'."),
     (["train", "--config"], "argument --config: expected one argument; see"),

@@ -212,7 +212,7 @@ def test_a_session_shows_pauses_and_goes_on(pipeline, reading, settings):
     assert (first.row, first.total, first.done) == (3, 8, False)
     assert first.seconds_left > 0
     session.pause()
-    assert [x.row for x in glances] == []
+    assert [(x.row, x.paused) for x in glances] == [(3, True)]
     rows = [(x.row, x.paused) for x in session.run(every=3, rows=1)]
     assert rows == [(4, True)]
     assert [x.row for x in session.run(every=3)] == [7, 8]

@@ -156,18 +156,19 @@ class Session:
             with self._turn:
                 if self.closed:
                     return
-                wanted, self._wanted = self._wanted, None
-                if wanted is not None:
-                    tree.change(wanted)
-                count = min(every, tree.total - tree.row)
-                count = count if rows is None else min(count, rows - done)
-                tree.advance(count)
-                done += count
-                pace = (time.monotonic() - began) / done
-                stops = self._pause.is_set() or (rows is not None and done >= rows)
-                glance = self.glance(pace * (tree.total - tree.row), stops and not tree.done)
+                paused = self._pause.is_set()
+                if not paused:
+                    wanted, self._wanted = self._wanted, None
+                    if wanted is not None:
+                        tree.change(wanted)
+                    count = min(every, tree.total - tree.row, (rows or tree.total) - done)
+                    tree.advance(count)
+                    done += count
+                    paused = not tree.done and done == rows
+                pace = (time.monotonic() - began) / max(done, 1)
+                glance = self.glance(pace * (tree.total - tree.row), paused)
             yield glance
-            if self._pause.is_set():
+            if paused:
                 break
         self.used = time.monotonic()
         if tree.done:
