@@ -33,10 +33,7 @@ $(VENV)/installed-browser: $(VENV)/installed-dev
 	touch $@
 
 # The compiler for TPUs, 600 MB on disk; no TPU is needed.
-$(VENV)/installed-test-browser: $(VENV)/installed-browser  ## the studio as a person uses it, on the quickstart's model
-	$(BIN)/python -m pytest tests/browser -m browser -o log_cli=true -o log_cli_level=INFO
-
-plan: $(VENV)/installed
+$(VENV)/installed-plan: $(VENV)/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[tpu-plan]"
 	touch $@
 

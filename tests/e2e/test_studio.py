@@ -18,7 +18,7 @@ from ldm_jax.studio.files import as_data_url, png, read_parameters
 from ldm_jax.studio.reading import CLASS, TEXT, read_from
 from ldm_jax.studio.record import command, make_record, read_record
 from ldm_jax.studio.session import Session
-from ldm_jax.studio.settings import Settings, check_settings, first_settings, legal_sizes
+from ldm_jax.studio.settings import Limits, Settings, check_settings, first_settings, legal_sizes
 from ldm_jax.studio.studio import Studio
 from ldm_jax.studio.tree import MOST_KEPT, Tree
 
@@ -234,6 +234,69 @@ def test_a_run_under_way_hears_of_a_change_before_its_next_rows(pipeline, readin
     np.testing.assert_array_equal(last.images, wanted)
 
 
+def test_the_last_word_counts(pipeline, reading, settings):
+    """What was said while rows were computed, and then otherwise in a pause, is the latter."""
+    session = Session(pipeline, reading)
+    session.begin(settings)
+    glances = session.run(every=4)
+    next(glances)
+    with session._turn:
+        session.steer(dataclasses.replace(settings, prompt=BLUE))
+    session.pause()
+    assert session.steer(dataclasses.replace(settings, guidance=4.0))
+    assert [x.paused for x in glances] == [True]
+    (last,) = session.run(every=4)
+    np.testing.assert_array_equal(last.images, told(pipeline, settings, 4, guidance_scale=4.0))
+
+
+def test_a_change_that_cannot_be_is_refused_and_the_run_goes_on(pipeline, reading, settings):
+    session = Session(pipeline, reading)
+    session.begin(settings)
+    glances = session.run(every=4)
+    next(glances)
+    with session._turn:
+        with pytest.raises(UserError, match="prompt: is empty"):
+            session.steer(dataclasses.replace(settings, prompt=""))
+        # Legal by itself, but not for a run that began without an image.
+        session.steer(dataclasses.replace(settings, image=IMAGE, mask=LEFT))
+    (last,) = glances
+    assert "did not start from an image" in last.said
+    np.testing.assert_array_equal(last.images, pipeline(RED, steps=8, seed=5, guidance_scale=2))
+
+
+def test_a_run_that_waits_can_be_cancelled(pipeline, reading, settings):
+    session = Session(pipeline, reading)
+    session.begin(settings)
+    session.ask()
+    session.pause()  # while it waits for its turn
+    assert [(x.row, x.paused) for x in session.run(every=4)] == [(0, True)]
+    session.ask()
+    assert [x.row for x in session.run(every=4)] == [4, 8]
+
+
+def test_guidance_may_be_turned_off_under_a_negative_prompt(pipeline, reading, settings):
+    told = dataclasses.replace(settings, guidance=1.0, negative=BLUE)
+    tree = Tree(pipeline, reading, told)
+    tree.advance(2)
+    tree.change(dataclasses.replace(told, guidance=3.0))
+    tree.advance(2)
+    tree.change(told)
+    tree.advance(4)
+    assert tree.done
+
+
+def test_limits_hold_for_whatever_is_asked(pipeline, reading, settings):
+    session = Session(pipeline, reading, Limits(images=2, side=32))
+    with pytest.raises(UserError, match=r"images: got 3\. Legal: 1 to 2"):
+        session.begin(dataclasses.replace(settings, num_images=3))
+    with pytest.raises(UserError, match=r"size: got 64 pixels\. Legal: up to 32"):
+        session.replay([(0, dataclasses.replace(settings, size=(16, 64)))])
+    for rows in ([3, 2], [0, 8], [-1]):
+        with pytest.raises(UserError, match=r"steered: at steps"):
+            session.replay([(0, settings), *((row, settings) for row in rows)])
+    assert session.tree is None
+
+
 def test_a_closed_session_ends_its_run_and_holds_nothing(pipeline, reading, settings):
     session = Session(pipeline, reading)
     session.begin(settings)
@@ -290,7 +353,9 @@ def test_a_record_makes_the_run_again(pipeline, reading, settings):
         {"settings": {"regions": [{"mask": "../x"}]}},
         {"settings": {"image": {"png": "/etc/passwd"}}},
         {"settings": {"image": {"file": "/etc/passwd"}}},
-        {"settings": {"read": {"values": [[1], [1, 2]]}}},
+        {"settings": {"image": {"sha256": "", "png": "/etc/passwd"}}},
+        {"steered": {}},
+        {"settings": {"read": {"sha256": "", "values": [[1], [1, 2]]}}},
         {"steered": [{"row": "1"}]},
         {"steered": [{"row": 1, "steps": 9}]},
     ],
@@ -325,7 +390,7 @@ def test_the_command_draws_the_same(runs, tmp_path, settings):
         ):
             if content is not None:
                 (folder / file).write_bytes(content)
-                words[words.index(file)] = str(folder / file)
+                words = [x.replace(f"={file}", f"={folder / file}") for x in words]
         assert main([*words, "--out", str(folder / "out")]) == 0
         drawn = read_image("", str(folder / "out" / "00000.png"), 3)
         np.testing.assert_array_equal(drawn, tree.run.images()[0], err_msg=name)
@@ -388,6 +453,48 @@ def test_the_desk_draws_steers_branches_and_edits(desk, pipeline):
     assert json.loads(record)["steered"][0]["row"] == 3
 
 
+def test_only_what_a_person_changes_is_steered(desk, pipeline):
+    list(desk.draw("tab", form(), "{}"))
+    redraw = desk.redraw("tab", form(wish=BLUE, strength=1.0), painted(mask=LEFT), "marked")
+    next(redraw)
+    next(redraw)
+    desk.pause("tab")
+    list(redraw)
+    # The form still has the first prompt, which nobody has touched since.
+    list(desk.go_on("tab", form(), painted(mask=LEFT)))
+    tree = desk.studio.session("tab").tree
+    assert tree.settings.prompt == BLUE
+    assert not tree.steered
+    # A branch goes on with what it was told, and the page is told so.
+    list(desk.draw("tab", form(), "{}"))
+    desk.back("tab", 0, 3)
+    list(desk.go_on("tab", form(prompt=BLUE), "{}"))
+    settings, _ = desk.back("tab", 0, 3)
+    assert settings.prompt == RED
+    list(desk.go_on("tab", form(), "{}"))
+    assert desk.studio.session("tab").tree.settings.prompt == RED
+
+
+def test_again_is_never_the_same(desk):
+    list(desk.draw("tab", form(), "{}"))
+    seeds = []
+    for _ in range(2):
+        list(desk.redraw("tab", form(strength=1.0), painted(mask=LEFT), "marked"))
+        seeds.append(desk.studio.session("tab").tree.settings.seed)
+    assert seeds == [2, 3]
+
+
+def test_a_look_at_a_word_is_of_rows_that_read_it(desk):
+    list(desk.draw("tab", form(), "{}"))
+    desk.back("tab", 0, 3)
+    list(desk.go_on("tab", form(prompt=BLUE), "{}"))
+    word = BLUE.split().index("blue")
+    mixed = desk.look("tab", "{}", "attention", word)
+    tree = desk.studio.session("tab").tree
+    tree.branches[0].kept = {}  # the rows that read another prompt
+    assert desk.look("tab", "{}", "attention", word) == mixed
+
+
 def test_the_desk_looks_inside(desk):
     with pytest.raises(UserError, match="nothing is drawn yet"):
         desk.look("tab", "{}", "strip")
@@ -419,7 +526,7 @@ def test_an_image_is_read_back_and_replayed(desk, pipeline):
     kept = desk.studio.session("tab").gallery[0]
     history, shown = desk.load_parameters("new", png(kept.image, kept.record))
     assert history[0][1].prompt == RED
-    assert "steered 1 times" in shown.said
+    assert "Replay makes it again" in shown.said
     list(desk.replay("new", history))
     np.testing.assert_array_equal(desk.studio.session("new").gallery[0].image, kept.image)
 
@@ -433,13 +540,14 @@ def test_an_image_is_read_back_and_replayed(desk, pipeline):
         ({"steps": 10**9}, "{}", "steps: got 1000000000. Legal: 1 to 250"),
         ({"steps": None}, "{}", "the form holds a value that is not legal"),
         ({"num_images": 99}, "{}", "images: got 99"),
+        ({"num_images": float("nan")}, "{}", "the form holds a value that is not legal"),
+        ({"height": 4096}, "{}", "size: got 4096 pixels. Legal: up to 64"),
         ({"height": 17}, "{}", "image size 17"),
         ({"seed": -1}, "{}", "seed: got -1"),
         ({"guidance": float("nan")}, "{}", "guidance: got nan"),
         ({}, "[", "the easel sent something"),
         ({}, '{"layers": {"1": "file:///etc/passwd"}}', "mask: legal is what the page paints"),
         ({}, painted(**{"1": LEFT}), "region 1: is painted, but has no prompt"),
-        ({}, painted(**{"1": LEFT[:4]}), "mask: got 4 x 16 pixels"),
     ],
 )
 def test_bad_input_is_a_sentence(desk, changes, paint, said):
@@ -447,6 +555,8 @@ def test_bad_input_is_a_sentence(desk, changes, paint, said):
         list(desk.draw("tab", form(**changes), paint))
     assert said in str(error.value)
     assert desk.studio.session("tab").tree is None
+    with pytest.raises(UserError):
+        desk.steer("tab", form(**changes), paint)
 
 
 def test_classes_are_asked_for_by_number(vivid):
@@ -460,7 +570,7 @@ def test_classes_are_asked_for_by_number(vivid):
     tree.advance(1)
     with pytest.raises(UserError, match=r"class: got 24\. Legal: 0 to 23"):
         check_settings(dataclasses.replace(told, label=24), reading)
-    assert "--class 3" in command(pipeline, reading, told, False)[0]
+    assert "--class=3" in command(pipeline, reading, told, False)[0]
 
 
 def test_what_a_page_offers_is_legal(pipeline, reading):

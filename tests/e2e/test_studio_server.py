@@ -11,10 +11,12 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
+import numpy as np
 import pytest
 
 from ldm_jax.cli.main import main
 from ldm_jax.core.checks import UserError
+from ldm_jax.studio.files import png
 from ldm_jax.studio.serve import check_address, is_loopback
 
 pytestmark = pytest.mark.skipif(
@@ -95,27 +97,52 @@ def test_no_path_from_outside_is_opened(address, secret):
     assert status >= 400
 
 
-def test_no_event_takes_a_path(address, secret):
+def call(address, number, data, session):
+    """Asks for an event as a page does, and returns what the server says of it until its end."""
+    body = json.dumps({"fn_index": number, "data": data, "session_hash": session}).encode()
+    status, _ = fetch(f"{address}/gradio_api/queue/join", body)
+    if status != 200:
+        return f"refused: {status}"
+    url = f"{address}/gradio_api/queue/data?session_hash={session}"
+    said = []
+    with urllib.request.urlopen(url, timeout=60) as stream:
+        for line in stream:
+            said.append(line.decode())
+            if "process_completed" in said[-1]:
+                break
+    return "".join(said)
+
+
+def test_no_event_takes_a_path(address, tmp_path):
+    """A picture outside of the studio's folder stays where it is; one that is uploaded comes."""
+    outside = tmp_path / "outside.png"
+    outside.write_bytes(png(np.full((16, 16, 3), 77, np.uint8)))
     config = json.loads(fetch(f"{address}/config")[1])
-    names = {x["id"]: x["props"].get("elem_id") for x in config["components"]}
-    uploads = [
-        (k, event)
+    ids = {x["props"].get("elem_id"): x["id"] for x in config["components"]}
+    (number,) = [
+        k
         for k, event in enumerate(config["dependencies"])
-        if any(names.get(x) in ("readback", "upload", "load_regions") for x in event["inputs"])
+        if event["inputs"][:1] == [ids["upload"]]
     ]
-    assert len(uploads) == 3
-    file = {"path": str(secret), "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
-    for number, event in uploads:
-        data = [file, *[None] * (len(event["inputs"]) - 1)]
-        for told in ({"fn_index": number}, {"fn_index": number, "api_name": "predict"}):
-            body = json.dumps({**told, "data": data, "session_hash": "abc"}).encode()
-            for route in (
-                "gradio_api/run/predict",
-                "gradio_api/queue/join",
-                "gradio_api/api/predict",
-            ):
-                _, answer = fetch(f"{address}/{route}", body)
-                assert SECRET.encode() not in answer
+    props = {x["id"]: x["props"] for x in config["components"]}
+    form = [props[x].get("value") for x in config["dependencies"][number]["inputs"][1:]]
+
+    def put(path, session):
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}, "orig_name": "a.png"}
+        return call(address, number, [file, *form], session)
+
+    refused = put(str(outside), "one")
+    assert "data:image/png" not in refused
+    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    body = head + outside.read_bytes() + b"\r\n--x--\r\n"
+    status, answer = fetch(f"{address}/gradio_api/upload", body, "multipart/form-data; boundary=x")
+    assert status == 200
+    assert "data:image/png" in put(json.loads(answer)[0], "two")
+
+
+def test_bodies_are_bounded(address):
+    status, _ = fetch(f"{address}/gradio_api/queue/join", b" " * (65 * 2**20))
+    assert status == 413
 
 
 def test_uploads_are_bounded(address):
@@ -184,4 +211,6 @@ def test_a_port_that_is_taken_is_a_sentence(runs, address):
         [*command, "--port", port, "--lazy"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"ldm-jax: --port={port}: is taken. Legal: ")
+    assert done.stderr.splitlines()[-1].startswith(
+        f"ldm-jax: --host=127.0.0.1 --port={port}: cannot listen"
+    )

@@ -41,6 +41,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     """Serves the studio until it is interrupted."""
     from ldm_jax.studio.serve import check_address, serve
 
+    if arguments.port > 65_535:
+        raise UserError(f"--port={arguments.port}: legal is 0 to 65535.")
     password = _password(arguments.password_file)
     check_address(arguments.host, password)
     from ldm_jax.pipeline import Pipeline
@@ -60,7 +62,12 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         ema=not arguments.raw,
         dtype=arguments.dtype,
     )
-    studio = Studio(pipeline, every=arguments.every, most_images=arguments.most_images)
+    studio = Studio(
+        pipeline,
+        every=arguments.every,
+        most_images=arguments.most_images,
+        flags=_flags(arguments, overrides),
+    )
     app, address = serve(
         studio,
         host=arguments.host,
@@ -71,6 +78,13 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     sys.stdout.write(f"studio: {address}  (Ctrl-C ends it)\n")
     sys.stdout.flush()
     app.block_thread()
+
+
+def _flags(arguments: argparse.Namespace, overrides: list[str]) -> list[str]:
+    """Returns the flags of `ldm-jax sample` that open the same model."""
+    named = {name: getattr(arguments, name) for name in ("tokenizer", "dtype")}
+    found = [f"--{name}={value}" for name, value in named.items() if value is not None]
+    return [*found, *(["--raw"] if arguments.raw else []), *overrides]
 
 
 def _password(file: str | None) -> str | None:

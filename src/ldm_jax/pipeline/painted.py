@@ -6,10 +6,10 @@ reads it, and so does the studio.
 """
 
 import base64
-import binascii
 import dataclasses
 import io
 import json
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +26,11 @@ MAX_BYTES = 16 * 2**20  # of a file
 MAX_REGIONS = 16
 MAX_SIDE = 4096  # pixels of a mask
 MAX_PROMPT = 2000  # characters
+# What Pillow and base64 raise for content that is not what it says.
+BROKEN_IMAGE = (
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, MemoryError),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
 _FIELDS = ("prompt", "weight", "feather", "mask")
 
 
@@ -139,19 +144,20 @@ def parse_region(what: str, row: Any, size: tuple[int, int]) -> PaintedRegion:
 
 
 def _read_mask(what: str, text: Any, size: tuple[int, int]) -> np.ndarray:
+    if not isinstance(text, str):
+        raise UserError(f"{what}: got {type(text).__name__}. Legal: a grey PNG in base64.")
     try:
-        if not isinstance(text, str):
-            raise UserError(f"{what}: got {type(text).__name__}. Legal: a grey PNG in base64.")
-        file = io.BytesIO(base64.b64decode(text, validate=True))
-        with Image.open(file, formats=("PNG",)) as opened:
-            if max(opened.size) > MAX_SIDE:
-                raise UserError(
-                    f"{what}: got {opened.size[1]} x {opened.size[0]} pixels. Legal: up to "
-                    f"{MAX_SIDE} a side."
-                )
-            image = opened.convert("L")
-    except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
+        opened = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=("PNG",))
+    except BROKEN_IMAGE as error:
         raise UserError(f"{what}: not a PNG in base64 ({error}).") from error
+    if max(opened.size) > MAX_SIDE:
+        raise UserError(
+            f"{what}: got {opened.height} x {opened.width} pixels. Legal: up to {MAX_SIDE} a side."
+        )
+    try:
+        image = opened.convert("L")
+    except BROKEN_IMAGE as error:
+        raise UserError(f"{what}: a broken PNG ({error}).") from error
     if (image.height, image.width) != tuple(size):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return np.asarray(image)

@@ -74,6 +74,7 @@ class Pipeline:
         check_tokenizer(task, tokenizer)
         self._reader = ConditionReader(task, tokenizer)
         self._programs: dict[Options, Programs] = {}
+        self._fingerprint: str | None = None
 
     @classmethod
     def from_checkpoint(
@@ -346,7 +347,9 @@ class Pipeline:
 
     def fingerprint(self) -> str:
         """Returns the sha256 of the parameters of model, conditioner and first stage, in hex."""
-        return diffusion_hash(self._params, self._frozen)
+        if self._fingerprint is None:
+            self._fingerprint = diffusion_hash(self._params, self._frozen)
+        return self._fingerprint
 
     def _request(
         self, prompts: Any, arguments: Arguments, plan: Plan, *, steering: bool = False

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import html
 import json
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +31,7 @@ from ldm_jax.studio.record import command, read_record
 from ldm_jax.studio.session import Glance, Session
 from ldm_jax.studio.settings import Settings
 from ldm_jax.studio.studio import Studio
+from ldm_jax.studio.tree import Tree
 
 _THUMBNAIL = 96  # pixels
 # Of a form, by name; then, for each region, its prompt, weight and feather.
@@ -51,7 +51,7 @@ class Shown:
       bar: HTML of the progress.
       tree: HTML of the branches.
       gallery: HTML of the kept images.
-      said: a sentence, empty to clear it.
+      said: a sentence, which begins with '!' where something is wrong; empty to clear it.
     """
 
     easel: str | None = None
@@ -70,45 +70,53 @@ class Desk:
         self._shown: dict[str, np.ndarray] = {}
         self._read: dict[str, np.ndarray] = {}
         self._reader = AttentionReader(studio.pipeline)
-        self._work = threading.Lock()
 
     # What draws ----------------------------------------------------------------------------------
 
     def draw(self, tab: str, form: Mapping[str, Any], paint: str) -> Iterator[Shown]:
         """Draws anew."""
-        with self._sentences():
+        with _sentences():
             session = self.studio.session(tab)
             session.begin(self._settings(tab, form, paint))
-            yield from self._run(tab, session)
+        yield from self._run(tab, session)
 
     def go_on(
         self, tab: str, form: Mapping[str, Any], paint: str, rows: int | None = None
     ) -> Iterator[Shown]:
-        """Goes on from the present row with what the form says now, by default to the end."""
-        with self._sentences():
-            session = self.studio.session(tab)
-            session.steer(self._steered(tab, session, form, paint))
-            if session.tree is not None and session.tree.done:
-                raise UserError("the run is done. Legal: go back to an earlier step, or draw anew.")
-            yield from self._run(tab, session, rows)
+        """Goes on from the present row with what the form changes, by default to the end."""
+        session = self._tell(tab, form, paint)
+        if session.tree is not None and session.tree.done:
+            raise UserError("the run is done. Legal: go back to an earlier step, or draw anew.")
+        yield from self._run(tab, session, rows)
 
     def steer(self, tab: str, form: Mapping[str, Any], paint: str) -> Shown:
-        """Tells a run under way, or one that is paused, what the form says now."""
-        session = self.studio.session(tab)
-        session.steer(self._steered(tab, session, form, paint))
-        tree = session.tree
-        return Shown(tree=tree_picture(tree), said="")
+        """Tells a run under way, or one that is paused, what the form changes."""
+        session = self._tell(tab, form, paint)
+        return Shown(tree=tree_picture(session.tree), said="")
+
+    def ask(self, tab: str) -> None:
+        """Stops the run of a tab, which is about to ask for another."""
+        session = self.studio.find(tab)
+        if session is not None:
+            session.ask()
 
     def pause(self, tab: str) -> None:
-        """Stops the run of a tab before its next rows."""
-        self.studio.session(tab).pause()
+        """Stops the run of a tab before its next rows, or the one that waits for its turn."""
+        session = self.studio.find(tab)
+        if session is not None:
+            session.pause()
 
-    def back(self, tab: str, branch: int, row: int) -> Shown:
-        """Takes the run back to a row of a branch."""
-        session = self.studio.session(tab)
-        session.pause()
-        with self._work:
-            return self._show(tab, session, session.go_to(branch, row))
+    def back(self, tab: str, branch: int, row: int) -> tuple[Settings, Shown]:
+        """Takes the run back to a row of a branch; returns what it was told there."""
+        session = self._session(tab)
+        session.ask()
+        with self.studio.work:
+            glance = session.go_to(branch, row)
+            shown = self._show(tab, session, glance)
+        settings = self._tree(session).settings
+        return settings, dataclasses.replace(
+            shown, easel=_easel(glance.images, _layers_of(settings))
+        )
 
     def redraw(self, tab: str, form: Mapping[str, Any], paint: str, way: str) -> Iterator[Shown]:
         """Draws again from the picture on the easel: what is marked of it, all of it, or around it.
@@ -119,26 +127,14 @@ class Desk:
           paint: of the easel.
           way: 'marked', 'all' or 'around'.
         """
-        with self._sentences():
+        with _sentences():
             session = self.studio.session(tab)
             picture = self._picture(tab, paint)
             settings = self._settings(tab, form, paint, size=picture.shape[:2])
-            wish = str(form["wish"] or "").strip()
-            changes: dict[str, Any] = {"num_images": 1, "image": picture, "mask": None}
-            if wish and self.studio.reading.kind == TEXT:
-                changes["prompt"] = wish
-            elif not wish:
-                changes["seed"] = (settings.seed + 1) % 2**32
-            changes["strength"] = float(form["strength"])
-            if way == "marked":
-                changes["mask"] = _mark(paint, picture.shape[:2])
-            if way == "around":
-                border = int(form["borders"])
-                whole, mask = extend_canvas(picture, (border,) * 4)
-                changes.update(image=whole, mask=np.uint8(255 * mask), strength=1.0, regions=())
-                changes["size"] = whole.shape[:2]
+            changes = self._redrawn(session, form, settings, picture, paint, way)
             session.begin(dataclasses.replace(settings, **changes))
-            yield from self._run(tab, session)
+            session.form = dataclasses.replace(settings, mask=changes["mask"])
+        yield from self._run(tab, session)
 
     # What is put in ------------------------------------------------------------------------------
 
@@ -171,23 +167,20 @@ class Desk:
         self._shown[tab] = read_upload(content, channels)[None]
         if settings.read is not None:
             self._read[tab] = settings.read
-        layers = {str(k + 1): as_data_url(r.mask) for k, r in enumerate(settings.regions)}
-        if settings.mask is not None:
-            layers["mask"] = as_data_url(settings.mask)
         if settings.image is not None:
             self._shown[tab] = settings.image[None]
-        said = "Read back. Draw makes it again."
-        if len(history) > 1:
-            said = f"Read back: it was steered {len(history) - 1} times. Replay makes it again."
-        return history, Shown(easel=_easel(self._shown[tab], layers=layers), said=said)
+        said = "Read back. Replay makes it again; Draw makes another of the form."
+        if record["settings"].get("image") is not None and settings.image is None:
+            said = "Read back, but for its start image, which was too large to keep: upload it."
+            history = [(row, dataclasses.replace(told, mask=None)) for row, told in history]
+        return history, Shown(easel=_easel(self._shown[tab], _layers_of(settings)), said=said)
 
     def replay(self, tab: str, history: Sequence[tuple[int, Settings]]) -> Iterator[Shown]:
         """Draws what an image's parameters say, changes on the way included."""
-        with self._sentences():
+        with _sentences():
             session = self.studio.session(tab)
-            with self._work:
-                session.replay(list(history))
-            yield from self._run(tab, session)
+            session.replay(list(history))
+        yield from self._run(tab, session)
 
     def load_regions(
         self, content: bytes, form: Mapping[str, Any]
@@ -210,12 +203,9 @@ class Desk:
 
     def look(self, tab: str, paint: str, what: str, word: int = 0) -> str:
         """Returns a picture of the present run as HTML: 'strip', 'channels' or 'attention'."""
-        session, number = self.studio.session(tab), _selected(paint)
-        tree = session.tree
-        if tree is None:
-            raise UserError("nothing is drawn yet. Legal: Draw first.")
-        number = min(number, tree.run.count - 1)
-        with self._work:
+        tree = self._tree(self._session(tab))
+        number = min(_selected(paint), tree.run.count - 1)
+        with self.studio.work:
             if what == "attention":
                 pipeline = self.studio.pipeline
                 picture = looking.attention(pipeline, self._reader, tree, number, word)
@@ -226,12 +216,14 @@ class Desk:
 
     def words(self, tab: str) -> list[str]:
         """Returns the words of the present prompt that have a map."""
-        tree = self.studio.session(tab).tree
-        return [] if tree is None else looking.words(self.studio.pipeline, tree.settings.prompt)
+        session = self.studio.find(tab)
+        if session is None or session.tree is None:
+            return []
+        return looking.words(self.studio.pipeline, session.tree.settings.prompt)
 
     def gallery(self, tab: str) -> str:
         """Returns the kept images of a tab as HTML that can be clicked."""
-        kept = self.studio.session(tab).gallery
+        kept = self._session(tab).gallery
         if not kept:
             return "<p class='said'>Finished images are kept here.</p>"
         cells = [
@@ -243,7 +235,7 @@ class Desk:
 
     def open_kept(self, tab: str, number: int) -> tuple[Shown, str, str, str]:
         """Returns what is shown of a kept image: easel, parameters, links, command."""
-        kept = self.studio.session(tab).gallery
+        kept = self._session(tab).gallery
         if not 0 <= number < len(kept):
             raise UserError(f"image {number}: legal is 0 to {len(kept) - 1}.")
         image, record, settings, steered = kept[number]
@@ -257,7 +249,7 @@ class Desk:
         if settings.regions:
             preset = write_regions(settings.regions)
             links.append(link("regions.json", preset, "application/json", "regions"))
-        typed, said = command(pipeline, reading, settings, steered)
+        typed, said = command(pipeline, reading, settings, steered, self.studio.flags)
         shown = Shown(easel=_easel(image[None]), said=said)
         return (
             shown,
@@ -275,11 +267,11 @@ class Desk:
     # ---------------------------------------------------------------------------------------------
 
     def _run(self, tab: str, session: Session, rows: int | None = None) -> Iterator[Shown]:
-        """Shows a run until it ends or is paused; other tabs have their turn between its pieces."""
+        """Shows a run until it ends or is paused."""
         glances = session.run(self.studio.every, rows)
         yield Shown(bar=progress_bar(None, "begins"), said="")
         while True:
-            with self._work:
+            with self.studio.work:
                 glance = next(glances, None)
                 if glance is None:
                     break
@@ -294,17 +286,13 @@ class Desk:
             easel=_easel(glance.images),
             bar=progress_bar(glance),
             tree=tree_picture(session.tree),
-            said="",
+            said=f"!{glance.said}" if glance.said else "",
         )
 
     def _settings(
         self, tab: str, form: Mapping[str, Any], paint: str, size: Any = None
     ) -> Settings:
         size = (int(form["height"]), int(form["width"])) if size is None else tuple(size)
-        most = self.studio.most_images
-        count = int(form["num_images"])
-        if not 1 <= count <= most:
-            raise UserError(f"images: got {count}. Legal: 1 to {most}.")
         return Settings(
             prompt=str(form["prompt"] or ""),
             negative=str(form["negative"] or ""),
@@ -314,23 +302,64 @@ class Desk:
             guidance=float(form["guidance"]),
             seed=int(form["seed"] or 0),
             size=size,
-            num_images=count,
+            num_images=int(form["num_images"]),
             regions=self._regions(form, paint, size),
             read=self._read.get(tab),
         )
 
-    def _steered(self, tab: str, session: Session, form: Mapping[str, Any], paint: str) -> Settings:
-        """Returns the present settings with what the form changes of them."""
+    def _tell(self, tab: str, form: Mapping[str, Any], paint: str) -> Session:
+        """Tells a run what the form says otherwise than when the run was last told; returns its
+        session.
+        """
+        with _sentences():
+            session = self._session(tab)
+            now = self._tree(session).settings
+            form_now = self._settings(tab, form, paint, size=now.size)
+            mask = None if now.mask is None else _mark(paint, now.size, wanted=False)
+            before = now if session.form is None else session.form
+            form_now = dataclasses.replace(form_now, mask=before.mask if mask is None else mask)
+            changes = {name: getattr(form_now, name) for name in form_now.changed(before)}
+            session.steer(dataclasses.replace(now, **changes))
+            session.form = form_now
+            return session
+
+    def _redrawn(
+        self,
+        session: Session,
+        form: Mapping[str, Any],
+        settings: Settings,
+        picture: np.ndarray,
+        paint: str,
+        way: str,
+    ) -> dict[str, Any]:
+        """Returns what `redraw` changes of the form's settings."""
+        wish = str(form["wish"] or "").strip()
+        found: dict[str, Any] = {"num_images": 1, "image": picture, "mask": None}
+        found["strength"] = float(form["strength"])
+        if wish and self.studio.reading.kind == TEXT:
+            found["prompt"] = wish
+        elif not wish:  # again is not the same
+            last = settings.seed if session.tree is None else session.tree.settings.seed
+            found["seed"] = (last + 1) % 2**32
+        if way == "marked":
+            found["mask"] = _mark(paint, picture.shape[:2])
+        if way == "around":
+            whole, mask = extend_canvas(picture, (int(form["borders"]),) * 4)
+            found.update(image=whole, mask=np.uint8(255 * mask), strength=1.0, regions=())
+            found["size"] = whole.shape[:2]
+        return found
+
+    def _session(self, tab: str) -> Session:
+        session = self.studio.find(tab)
+        if session is None:
+            raise UserError("nothing is drawn yet. Legal: Draw first.")
+        return session
+
+    @staticmethod
+    def _tree(session: Session) -> Tree:
         if session.tree is None:
             raise UserError("nothing is drawn yet. Legal: Draw first.")
-        now = session.tree.settings
-        told = self._settings(tab, form, paint, size=now.size)
-        mask = now.mask
-        if mask is not None and (new := _mark(paint, now.size, wanted=False)) is not None:
-            mask = new
-        return dataclasses.replace(
-            told, num_images=now.num_images, image=now.image, mask=mask, seed=now.seed
-        )
+        return session.tree
 
     def _regions(
         self, form: Mapping[str, Any], paint: str, size: tuple[int, int]
@@ -364,13 +393,24 @@ class Desk:
             raise UserError("no picture on the easel. Legal: draw one, or upload one.")
         return shown[min(_selected(paint), len(shown) - 1)]
 
-    @contextlib.contextmanager
-    def _sentences(self) -> Iterator[None]:
-        """Turns what a form cannot hold into a sentence."""
-        try:
-            yield
-        except (TypeError, KeyError, OverflowError) as error:
-            raise UserError(f"the form holds a value that is not legal ({error}).") from error
+
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+    """Turns what a form cannot hold into a sentence."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, KeyError, OverflowError, ValueError) as error:
+        raise UserError(f"the form holds a value that is not legal ({error}).") from error
+
+
+def _layers_of(settings: Settings) -> dict[str, str]:
+    """Returns the layers of the easel that settings stand for."""
+    layers = {str(k + 1): as_data_url(r.mask) for k, r in enumerate(settings.regions)}
+    if settings.mask is not None:
+        layers["mask"] = as_data_url(settings.mask)
+    return layers
 
 
 def _layers(paint: str) -> dict[str, Any]:

@@ -37,12 +37,14 @@ def tree_picture(tree: Tree | None) -> str:
     """
     if tree is None:
         return '<p class="said">Branches of a run appear here.</p>'
-    height = _TOP * 2 + _LANE * (len(tree.branches) - 1)
+    # Copies: a run under way adds to them.
+    branches = list(tree.branches)
+    height = _TOP * 2 + _LANE * (len(branches) - 1)
     parts = [
         f'<svg viewBox="0 0 {_WIDTH + 2 * _LEFT} {height}" role="img" '
         'aria-label="branches of this run">'
     ]
-    for number, branch in enumerate(tree.branches):
+    for number, branch in enumerate(branches):
         y = _y(number)
         left, right = _x(tree, branch.start), _x(tree, branch.tip)
         if branch.parent is not None:
@@ -50,9 +52,9 @@ def tree_picture(tree: Tree | None) -> str:
             parts.append(f'<path d="M{left} {above} V{y}"/>')
         present = " class='now'" if number == tree.branch else ""
         parts.append(f'<path{present} d="M{left} {y} H{right}"/>')
-    for number, branch in enumerate(tree.branches):
+    for number, branch in enumerate(branches):
         told = {row for row, _ in branch.settings[1:]} | ({branch.start} if number else set())
-        for row in branch.kept:
+        for row in list(branch.kept):
             parts.append(_dot(tree, number, row, told))
     x, y = _x(tree, tree.row), _y(tree.branch)
     parts.append(f'<circle class="here" cx="{x}" cy="{y}" r="7"/></svg>')

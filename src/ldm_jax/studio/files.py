@@ -6,7 +6,9 @@ pixel is decoded.
 
 import base64
 import io
+import itertools
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,15 +17,14 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from ldm_jax.core.checks import UserError
+from ldm_jax.pipeline.painted import BROKEN_IMAGE, MAX_SIDE
 
 MAX_UPLOAD = 20 * 2**20  # bytes
 MAX_PIXELS = 4096 * 4096
-MAX_TEXT = 8 * 2**20  # characters of parameters in a PNG
+MAX_TEXT = 16 * 2**20  # characters of parameters in a PNG
 FORMATS = ("PNG", "JPEG", "WEBP")
 KEY = "ldm_jax.studio"  # of the parameters in a PNG
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-# What Pillow raises for a file that is not what it says.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, *_BOMBS)
+_PIECE = 500_000  # characters of a text chunk: Pillow reads no longer one than a MiB
 
 
 def read_upload(content: bytes, channels: int) -> np.ndarray:
@@ -39,7 +40,7 @@ def read_upload(content: bytes, channels: int) -> np.ndarray:
     with _opened(content) as opened:
         try:
             image = ImageOps.exif_transpose(opened).convert("RGB" if channels == 3 else "L")
-        except _BROKEN as error:
+        except BROKEN_IMAGE as error:
             raise UserError(f"upload: a broken image ({error}).") from error
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
@@ -54,11 +55,17 @@ def read_array(content: bytes, shape: tuple[int, ...]) -> np.ndarray:
     if len(content) > MAX_UPLOAD:
         raise UserError(f"upload: got {len(content):,} bytes. Legal: up to {MAX_UPLOAD:,}.")
     try:
+        file = io.BytesIO(content)
+        major, _ = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if major == 1 else _read_header_2
+        told, _, dtype = read(file)
+        if math.prod(told) * dtype.itemsize > len(content):
+            raise ValueError("it promises more than it holds")
         found = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError) as error:
         raise UserError(f"upload: not a .npy file of numbers ({error}).") from error
-    if not isinstance(found, np.ndarray) or found.shape[-len(shape) :] != shape:
-        raise UserError(f"upload: legal is a .npy array of shape {list(shape)}.")
+    if found.dtype.kind not in "biuf" or found.shape[-len(shape) :] != shape:
+        raise UserError(f"upload: legal is a .npy array of numbers, of shape {list(shape)}.")
     return found.reshape(-1, *shape)
 
 
@@ -82,8 +89,9 @@ def png(image_u8: np.ndarray, parameters: Mapping[str, Any] | None = None) -> by
     grey = image_u8.ndim == 3 and image_u8.shape[-1] == 1
     image = Image.fromarray(image_u8[..., 0] if grey else image_u8)
     info = PngInfo()
-    if parameters is not None:
-        info.add_itxt(KEY, json.dumps(parameters), zip=True)
+    text = "" if parameters is None else json.dumps(parameters)
+    for number, start in enumerate(range(0, len(text), _PIECE)):
+        info.add_itxt(f"{KEY}.{number}", text[start : start + _PIECE], zip=True)
     file = io.BytesIO()
     image.save(file, "PNG", pnginfo=info)
     return file.getvalue()
@@ -100,10 +108,12 @@ def read_parameters(content: bytes) -> dict[str, Any]:
             raise UserError("upload: parameters are in PNGs that the studio wrote, not in others.")
         try:
             opened.load()  # text may stand after the pixels
-            text = opened.text.get(KEY)  # type: ignore[attr-defined]
-        except _BROKEN as error:
+            pieces = dict(opened.text)  # type: ignore[attr-defined]
+        except BROKEN_IMAGE as error:
             raise UserError(f"upload: a broken PNG ({error}).") from error
-    if text is None:
+    numbers = itertools.takewhile(lambda k: f"{KEY}.{k}" in pieces, itertools.count())
+    text = "".join(pieces[f"{KEY}.{k}"] for k in numbers)
+    if not text:
         raise UserError("upload: this PNG holds no parameters of the studio.")
     if len(text) > MAX_TEXT:
         raise UserError(f"upload: parameters of {len(text):,} characters. Legal: {MAX_TEXT:,}.")
@@ -122,10 +132,10 @@ def as_data_url(image_u8: np.ndarray) -> str:
 
 
 def read_data_url(text: Any, size: tuple[int, int]) -> np.ndarray:
-    """Returns a mask that the page's easel has painted, uint8 [H, W].
+    """Returns a mask that the page's easel has painted, uint8 [H, W], resized where it must be.
 
     Raises:
-      UserError: no PNG, or another size.
+      UserError: no PNG, or too large a one.
     """
     head = "data:image/png;base64,"
     if not isinstance(text, str) or not text.startswith(head):
@@ -135,9 +145,16 @@ def read_data_url(text: Any, size: tuple[int, int]) -> np.ndarray:
     except ValueError as error:
         raise UserError(f"mask: not in base64 ({error}).") from error
     found = read_upload(content, 1)[..., 0]
-    if found.shape != tuple(size):
-        raise UserError(f"mask: got {found.shape[0]} x {found.shape[1]} pixels. Legal: {size}.")
-    return found
+    if max(found.shape) > MAX_SIDE:
+        raise UserError(f"mask: got {found.shape} pixels. Legal: up to {MAX_SIDE} a side.")
+    if found.shape == tuple(size):
+        return found
+    image = Image.fromarray(found)  # painted over a picture of another size
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _read_header_2(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    return np.lib.format.read_array_header_2_0(file)
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -146,7 +163,7 @@ def _opened(content: bytes) -> Image.Image:
         raise UserError(f"upload: got {len(content):,} bytes. Legal: up to {MAX_UPLOAD:,}.")
     try:
         opened = Image.open(io.BytesIO(content), formats=FORMATS)
-    except _BROKEN as error:
+    except BROKEN_IMAGE as error:
         legal = ", ".join(FORMATS)
         raise UserError(f"upload: not an image that can be read. Legal: {legal}.") from error
     if opened.width * opened.height > MAX_PIXELS:

@@ -50,7 +50,7 @@ class Layout:
 
     def _stage(self) -> None:
         self.easel = gr.HTML(
-            _easel_html(self._reading),
+            _easel_html(self._reading, self._studio.pipeline.task.image_size),
             elem_id="easel",
             js_on_load="window.ldmEasel.start(element)",
         )
@@ -110,7 +110,7 @@ class Layout:
             )
             form["seed"] = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="seed")
             form["num_images"] = gr.Dropdown(
-                list(range(1, self._studio.most_images + 1)),
+                list(range(1, self._studio.limits.images + 1)),
                 value=1,
                 label="Images",
                 elem_id="num_images",
@@ -220,7 +220,7 @@ def _click(*names: str) -> str:
     )
 
 
-def _easel_html(reading: Reading) -> str:
+def _easel_html(reading: Reading, edge: int) -> str:
     """Returns the canvas and its tools."""
     layers = []
     if _paints(reading):
@@ -234,7 +234,8 @@ def _easel_html(reading: Reading) -> str:
         'title="what an edit may change">mark</button>'
     )
     return (
-        '<canvas width="768" height="768" aria-label="the picture; choose a colour to paint on it">'
+        f'<canvas width="768" height="768" data-edge="{edge}" '
+        'aria-label="the picture; choose a colour to paint on it">'
         f'</canvas><div class="thumbs"></div><div class="tools">{"".join(layers)}'
         '<label>brush <input type="range" data-brush min="2" max="60" value="18"></label>'
         '<button type="button" data-erase aria-pressed="false">eraser</button>'

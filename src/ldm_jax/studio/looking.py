@@ -63,9 +63,9 @@ def attention(
     found = word_tokens(build_tokenizer(pipeline.config), tree.settings.prompt)
     if not 0 <= word < len(found):
         raise UserError(f"word {word}: legal is 0 to {len(found) - 1}.")
-    runs = [run for run in _some(tree) if run.row]
-    if not runs:
+    if not tree.row:
         raise UserError("attention: nothing is drawn yet. Legal: after the first steps.")
+    runs = [run for run in _some(tree) if run.row and _same_prompt(run, tree.run)]
     maps = mean_maps([reader(run, number) for run in runs])
     name, tokens = found[word]
     image = tree.run.preview()[number]
@@ -77,6 +77,11 @@ def attention(
         height, width = values.shape
         cells.append(Cell(heat_over(image, values, high), f"{height} x {width}: {high:.3f}"))
     return sheet([f"where the network looks at {name!r}, and its largest probability"], [cells])
+
+
+def _same_prompt(run: Generation, other: Generation) -> bool:
+    """Returns whether two runs were told the same words, of which alone there can be a mean."""
+    return all((x == other.request.inputs[name]).all() for name, x in run.request.inputs.items())
 
 
 def _some(tree: Tree) -> list[Generation]:

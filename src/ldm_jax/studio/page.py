@@ -14,6 +14,7 @@ from ldm_jax.studio.settings import Settings
 
 # The easel puts what is painted into the last value of an event.
 _FILL = "(...values) => window.ldmEasel.fill(values)"
+_HOUR = 3600
 _COMPUTE = {"concurrency_limit": 1, "concurrency_id": "compute"}
 
 
@@ -26,7 +27,9 @@ class Page:
 
     def build(self) -> gr.Blocks:
         """Returns the app, not yet served."""
-        with gr.Blocks(title="ldm_jax studio", analytics_enabled=False) as app:
+        # Uploads of tabs that are gone are deleted.
+        delete = (_HOUR, _HOUR)
+        with gr.Blocks(title="ldm_jax studio", analytics_enabled=False, delete_cache=delete) as app:
             self._ui = Layout(self._desk.studio)
             self._connect()
             app.unload(self._forget)
@@ -48,7 +51,7 @@ class Page:
             (ui.around.click, functools.partial(self._desk.redraw, way="around")),
         ]
         for event, work in runs:
-            stopped = event(self._stop, None, None, queue=False, show_progress="hidden")
+            stopped = event(self._ask, None, None, queue=False, show_progress="hidden")
             stopped.then(
                 self._streamed(work),
                 told,
@@ -70,8 +73,8 @@ class Page:
             queue=False,
             show_progress="hidden",
         )
-        ui.tree.click(self._stop, None, None, queue=False, show_progress="hidden")
-        ui.tree.click(self._back, None, shown, show_progress="hidden", **_COMPUTE)
+        ui.tree.click(self._ask, None, None, queue=False, show_progress="hidden")
+        ui.tree.click(self._back, None, [*form, *shown], show_progress="hidden", **_COMPUTE)
         ui.shown.change(None, ui.shown, None, js="(text) => { window.ldmEasel.show(text); }")
         ui.image_file.upload(
             self._put_image,
@@ -136,7 +139,7 @@ class Page:
             try:
                 for shown in work(_tab(request), self._values(form), paint):
                     yield _parts(shown)
-            except UserError as error:
+            except _ILLEGAL as error:
                 yield _parts(_mistake(error))
 
         return run
@@ -145,7 +148,7 @@ class Page:
         *form, paint = values
         try:
             return _parts(self._desk.steer(_tab(request), self._values(form), paint))
-        except UserError as error:
+        except _ILLEGAL as error:
             return _parts(_mistake(error))
 
     def _replayed(self, request: gr.Request, history: Any) -> Iterator[list[Any]]:
@@ -154,8 +157,11 @@ class Page:
                 raise UserError("nothing was read back. Legal: a PNG of the studio.")
             for shown in self._desk.replay(_tab(request), history):
                 yield _parts(shown)
-        except UserError as error:
+        except _ILLEGAL as error:
             yield _parts(_mistake(error))
+
+    def _ask(self, request: gr.Request) -> None:
+        self._desk.ask(_tab(request))
 
     def _stop(self, request: gr.Request) -> None:
         self._desk.pause(_tab(request))
@@ -165,9 +171,15 @@ class Page:
 
     def _back(self, event: gr.EventData, request: gr.Request) -> list[Any]:
         try:
-            return _parts(self._desk.back(_tab(request), int(event.branch), int(event.row)))
+            settings, shown = self._desk.back(_tab(request), int(event.branch), int(event.row))
         except _ILLEGAL as error:
-            return _parts(_mistake(error))
+            return [*[gr.skip()] * len(self._names()), *_parts(_mistake(error))]
+        return [*self._fields(settings), *_parts(shown)]
+
+    def _fields(self, settings: Settings) -> list[Any]:
+        """Returns the values of all fields of the form that settings stand for."""
+        told = self._told(settings)
+        return [told.get(name, gr.skip()) for name in self._names()]
 
     def _put_image(self, request: gr.Request, content: Any, *form: Any) -> list[Any]:
         try:
@@ -183,22 +195,18 @@ class Page:
             return [gr.skip(), _sentence(error)]
 
     def _read_back(self, request: gr.Request, content: Any) -> list[Any]:
-        names = [name for name in self._names() if name in self._ui.form]
         try:
             history, shown = self._desk.load_parameters(_tab(request), _bytes(content))
         except _ILLEGAL as error:
-            return [*[gr.skip()] * (len(names) + 2), *_parts(_mistake(error))]
-        told = self._told(history[0][1])
-        fields = [told.get(name, gr.skip()) for name in names]
-        replay = gr.Button(visible=len(history) > 1)
-        return [*fields, history, replay, *_parts(shown)]
+            return [*[gr.skip()] * (len(self._names()) + 2), *_parts(_mistake(error))]
+        return [*self._fields(history[0][1]), history, gr.Button(visible=True), *_parts(shown)]
 
     def _told(self, settings: Settings) -> dict[str, Any]:
         """Returns the values of the form that settings stand for."""
         sides = {"height": settings.size[0], "width": settings.size[1]}
         plain = ("prompt", "negative", "label", "sampler", "steps", "guidance", "seed", "strength")
         found = {**sides, **{name: getattr(settings, name) for name in plain}}
-        found["num_images"] = min(settings.num_images, self._desk.studio.most_images)
+        found["num_images"] = min(settings.num_images, self._desk.studio.limits.images)
         return {**found, **self._told_regions(settings.regions)}
 
     def _told_regions(self, regions: Sequence[Any]) -> dict[str, Any]:
@@ -249,7 +257,11 @@ class Page:
         return [*_parts(shown), record, links, typed]
 
     def _list_words(self, request: gr.Request) -> Any:
-        return gr.Radio(choices=self._desk.words(_tab(request)), value=None)
+        try:
+            found = self._desk.words(_tab(request))
+        except _ILLEGAL:  # a prompt that is longer than the model reads has no maps
+            found = []
+        return gr.Radio(choices=found, value=None)
 
 
 # What a form, or an event of the page, can hold that is not legal.

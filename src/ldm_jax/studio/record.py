@@ -19,8 +19,7 @@ from ldm_jax.studio.settings import STEERED, Settings, first_settings
 
 FORMAT, VERSION = "ldm_jax.studio", 1
 _PICTURES = ("image", "mask", "read")
-# Pillow reads no longer text out of a PNG.
-_MOST_EMBEDDED = 700_000
+_MOST_EMBEDDED = 3_000_000  # characters of a picture
 _PLAIN = tuple(
     field.name
     for field in dataclasses.fields(Settings)
@@ -77,25 +76,39 @@ def read_record(record: Mapping[str, Any], pipeline: Pipeline) -> list[tuple[int
     """
     if record.get("format") != FORMAT or record.get("version") != VERSION:
         raise UserError(f"parameters: legal is the format {FORMAT!r}, version {VERSION}.")
-    settings = _parse(first_settings(pipeline), record.get("settings"))
+    channels = pipeline.task.first_stage.model.image_channels
+    settings = _parse(first_settings(pipeline), record.get("settings"), channels)
     history, steered = [(0, settings)], record.get("steered")
-    for change in steered if isinstance(steered, list) else ():
+    if not isinstance(steered, list):
+        raise UserError("parameters: steered is broken.")
+    for change in steered:
         if not isinstance(change, dict) or not is_whole(change.get("row"), 0):
             raise UserError("parameters: steered is broken.")
         told = {name: value for name, value in change.items() if name != "row"}
         if not set(told) <= set(STEERED):
             raise UserError(f"parameters: steered has {', '.join(set(told) - set(STEERED))}.")
-        settings = _parse(settings, told)
+        settings = _parse(settings, told, channels)
         history.append((change["row"], settings))
     return history
 
 
 def command(
-    pipeline: Pipeline, reading: Reading, settings: Settings, steered: bool
+    pipeline: Pipeline,
+    reading: Reading,
+    settings: Settings,
+    steered: bool,
+    more: Sequence[str] = (),
 ) -> tuple[str, str]:
     """Returns the `ldm-jax sample` command that draws the same, and a sentence on it.
 
     Files that it names are those that the studio offers: regions.json, image.png and mask.png.
+
+    Args:
+      pipeline: the model.
+      reading: of it.
+      settings: of the run.
+      steered: whether these are not all that it was told.
+      more: flags that the model was opened with.
     """
     if steered:
         return "", "This run was steered under way, which no single command does."
@@ -117,9 +130,9 @@ def command(
         "mask": None if settings.mask is None else "mask.png",
     }
     named = {name: file for name, file in files.items() if file is not None}
-    words = ["ldm-jax", "sample"]
-    for name, value in {**flags, **named}.items():
-        words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    # Joined by '=': a prompt may begin with a dash.
+    words = [f"--{name}={value}" for name, value in {**flags, **named}.items()]
+    words = ["ldm-jax", "sample", *words, *more]
     beside = f", beside {', '.join(named.values())}" if named else ""
     return shlex.join(words), f"The command draws the same{beside}."
 
@@ -161,7 +174,7 @@ def _embedded(values: np.ndarray) -> dict[str, Any]:
     return {**told, "png": text} if len(text) <= _MOST_EMBEDDED else told
 
 
-def _parse(settings: Settings, told: Any) -> Settings:
+def _parse(settings: Settings, told: Any, channels: int) -> Settings:
     """Returns settings with those changes that `_describe` wrote.
 
     Raises:
@@ -178,7 +191,7 @@ def _parse(settings: Settings, told: Any) -> Settings:
         elif name == "regions":
             found[name] = _regions(value, size)
         elif name in _PICTURES:
-            found[name] = None if value is None else _unembedded(name, value)
+            found[name] = None if value is None else _unembedded(name, value, channels)
         else:
             found[name] = _plain(name, value)
     return dataclasses.replace(settings, **found)
@@ -207,18 +220,18 @@ def _plain(name: str, value: Any) -> Any:
     return kind(value)
 
 
-def _unembedded(name: str, value: Any) -> np.ndarray:
-    if not isinstance(value, dict) or not ({"png", "values"} & set(value)):
-        raise UserError(f"parameters: {name} was too large to keep; upload it again.")
-    if "values" in value:
-        try:
-            return np.asarray(value["values"], np.float32)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"parameters: {name} is broken.") from error
+def _unembedded(name: str, value: Any, channels: int) -> np.ndarray | None:
+    """Returns a picture of a record; None for one that was too large to keep."""
+    if not isinstance(value, dict) or "sha256" not in value:
+        raise UserError(f"parameters: {name} is broken.")
     try:
+        if "values" in value:
+            return np.asarray(value["values"], np.float32)
+        if "png" not in value:
+            return None
         content = base64.b64decode(value["png"], validate=True)
     except (ValueError, TypeError) as error:
         raise UserError(f"parameters: {name} is broken.") from error
     if name == "mask":
         return read_upload(content, 1)[..., 0]
-    return read_upload(content, 3)
+    return read_upload(content, channels if name == "image" else 3)

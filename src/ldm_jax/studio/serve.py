@@ -16,6 +16,7 @@ USER = "studio"
 _LEAST_PASSWORD = 8
 _QUEUE = 24  # runs that wait; more are told to come again
 _UPLOAD = "20mb"
+_MOST_BODY = 64 * 2**20  # bytes of any request: painted masks come in one
 
 
 def check_address(host: str, password: str | None) -> None:
@@ -77,7 +78,7 @@ def serve(
       warm: compile what steering may need, while the page is served already.
 
     Raises:
-      UserError: an address that others reach without a password, or a port that is taken.
+      UserError: an address that others reach without a password, or where none can listen.
     """
     check_address(host, password)
     folder = tempfile.mkdtemp(prefix="ldm_jax_studio_")
@@ -99,11 +100,15 @@ def serve(
             ssr_mode=False,
             pwa=False,
             mcp_server=False,
+            app_kwargs={"middleware": [_body_limit()]},
             enable_monitoring=False,
             **_looks(),
         )
     except OSError as error:
-        raise UserError(f"--port={port}: is taken. Legal: another, or 0 for any.") from error
+        raise UserError(
+            f"--host={host} --port={port}: cannot listen there. Legal: an address of this machine "
+            "and a port that is free, or 0 for any."
+        ) from error
     if warm:
         threading.Thread(target=studio.warm, daemon=True).start()
     return app, address
@@ -128,6 +133,40 @@ def _looks() -> dict[str, Any]:
         "css": (assets / "style.css").read_text(),
         "head": f"<script>{(assets / 'easel.js').read_text()}</script>",
     }
+
+
+class BodyLimit:
+    """Answers 413 to requests that say, or turn out, to be too large; an ASGI middleware."""
+
+    def __init__(self, app: Any, most: int):
+        """Takes the app that it stands before, and a number of bytes."""
+        self._app, self._most = app, most
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Passes a request on, as far as it is small enough."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        told = dict(scope["headers"]).get(b"content-length", b"0")
+        if not told.isdigit() or int(told) > self._most:
+            await send({"type": "http.response.start", "status": 413, "headers": []})
+            await send({"type": "http.response.body", "body": b"too large"})
+            return
+        seen = 0
+
+        async def counted() -> Any:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            return {"type": "http.disconnect"} if seen > self._most else message
+
+        await self._app(scope, counted, send)
+
+
+def _body_limit() -> Any:
+    from starlette.middleware import Middleware
+
+    return Middleware(BodyLimit, most=_MOST_BODY)
 
 
 def _free_port(host: str) -> int:

@@ -91,6 +91,26 @@ def legal_sizes(pipeline: Pipeline) -> list[int]:
     return sorted({edge, *range(max(unit, edge // 2 // unit * unit), 2 * edge + 1, stride)})
 
 
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much one run may ask for.
+
+    Attributes:
+      images: drawn at once.
+      side: of the image, in pixels.
+    """
+
+    images: int = 4
+    side: int = 1024
+
+    def check(self, settings: Settings) -> None:
+        """Raises UserError for settings that ask for more."""
+        check_range("images", settings.num_images, 1, self.images)
+        for edge in settings.size:
+            if not 1 <= edge <= self.side:
+                raise UserError(f"size: got {edge} pixels. Legal: up to {self.side}.")
+
+
 def check_settings(settings: Settings, reading: Reading) -> Settings:
     """Returns the settings.
 
@@ -143,10 +163,10 @@ def steering(settings: Settings, pipeline: Pipeline, reading: Reading) -> dict[s
     found: dict[str, Any] = {"guidance_scale": settings.guidance}
     if reading.kind == TEXT:
         found["prompts"] = settings.prompt
+        # Without guidance there is nothing to steer away from.
+        found["negative"] = (settings.negative.strip() or None) if settings.guidance != 1 else None
     if reading.kind == CLASS:
         found["classes"] = settings.label
-    if reading.kind == TEXT and settings.guidance != 1:
-        found["negative"] = settings.negative.strip() or None
     if reading.paints_regions:
         found["regions"] = tuple(region.region() for region in settings.regions)
     if reading.kind in (MAP, LAYOUT):

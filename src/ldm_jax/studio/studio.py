@@ -3,7 +3,7 @@
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,10 +12,11 @@ from ldm_jax.parallel.mesh import batch_shards
 from ldm_jax.pipeline import Pipeline, Region
 from ldm_jax.studio.reading import CLASS, TEXT, read_from
 from ldm_jax.studio.session import Session
-from ldm_jax.studio.settings import Settings, arguments, first_settings
+from ldm_jax.studio.settings import Limits, Settings, arguments, first_settings
 
 MOST_SESSIONS = 64
-_IDLE = 3600.0  # seconds after which a tab that does nothing gives way
+_IDLE = 600.0  # seconds after which a tab that does nothing gives way
+_SIDES = 4  # times the training size that an image may have
 
 
 class Studio:
@@ -25,14 +26,24 @@ class Studio:
       pipeline: the model.
       reading: how it is told what to draw.
       every: rows of the sampler between two glances.
-      most_images: that one run draws at once.
+      limits: of one run.
+      flags: of `ldm-jax sample` that the model was opened with, for commands that draw the same.
+      work: held by whoever computes.
     """
 
-    def __init__(self, pipeline: Pipeline, *, every: int = 5, most_images: int = 4):
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        every: int = 5,
+        most_images: int = 4,
+        flags: Sequence[str] = (),
+    ):
         """Compiles nothing yet; draws no more images at once than a bucket of the model holds."""
         largest = pipeline.config.sample.per_device_batch * batch_shards(pipeline.mesh)
         self.pipeline, self.reading = pipeline, read_from(pipeline)
-        self.every, self.most_images = every, min(most_images, largest)
+        self.every, self.flags, self.work = every, tuple(flags), threading.Lock()
+        self.limits = Limits(min(most_images, largest), _SIDES * pipeline.task.image_size)
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
 
@@ -46,8 +57,12 @@ class Studio:
             found = self._sessions.get(name)
             if found is None:
                 self._make_room()
-                found = self._sessions[name] = Session(self.pipeline, self.reading)
+                found = self._sessions[name] = Session(self.pipeline, self.reading, self.limits)
             return found
+
+    def find(self, name: str) -> Session | None:
+        """Returns the session of a tab, if it has one."""
+        return self._sessions.get(name)
 
     def forget(self, name: str) -> None:
         """Ends a session, whose tab is gone, and frees its memory."""
@@ -63,14 +78,16 @@ class Studio:
         """Compiles what steering may ask for, so that no change compiles; returns how many.
 
         That is every number of regions, with and without a mask, for one image of the training
-        size. What the compilation cache has is not compiled again.
+        size and models of text or classes; other numbers and sizes compile when they are first
+        drawn. What the compilation cache has is not compiled again.
         """
         cases = list(itertools.product(range(self._regions() + 1), (False, True)))
         if self.reading.kind not in (TEXT, CLASS):
             cases = []
         for number, (regions, masked) in enumerate(cases, start=1):
             said(f"programs: {number} of {len(cases)}")
-            self._run_once(regions, masked)
+            with self.work:
+                self._run_once(regions, masked)
         return len(cases)
 
     def _regions(self) -> int:

@@ -138,8 +138,10 @@ class Tree:
             raise UserError("mask: this run did not start from an image. Legal: draw anew.")
         if settings.mask is None and now.mask is not None:
             raise UserError("mask: this run needs one. Legal: another mask, or draw anew.")
+        run = self._run.fork()
+        run.change(**told)  # raises before anything is left
         self._leave()
-        self._run.change(**told)
+        self._run = run
         steered = {name: getattr(settings, name) for name in changed}
         merged = dataclasses.replace(now, **steered)
         branch = self.branches[self.branch]

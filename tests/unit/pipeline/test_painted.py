@@ -77,6 +77,8 @@ def test_a_region_is_its_mask_times_the_weight_with_a_soft_border():
         (changed(mask="/etc/passwd"), "regions[0].mask: not a PNG in base64"),
         (changed(mask=picture(8, 8, "GIF")), "regions[0].mask: not a PNG in base64"),
         (changed(mask=picture(5000, 1)), "Legal: up to 4096 a side."),
+        (changed(mask="é"), "regions[0].mask: not a PNG in base64"),
+        (changed(mask=picture(64, 64)[:80] + "===="), "regions[0].mask: "),
     ],
 )
 def test_other_files_are_refused_with_a_sentence(content, said):

@@ -88,6 +88,8 @@ def test_parameters_go_through_a_png():
     assert read_parameters(content) == record
     np.testing.assert_array_equal(read_upload(content, 3), IMAGE)
     assert len(content) < 20_000  # they are compressed
+    noise = {"long": np.random.default_rng(0).bytes(1_000_000).hex()}
+    assert read_parameters(png(IMAGE, noise)) == noise  # and longer than one chunk may be
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_broken_parameters_are_refused():
 
     for text in ("{", "[1]", "[" * 50_000):
         info = PngInfo()
-        info.add_itxt(KEY, text)
+        info.add_itxt(f"{KEY}.0", text)
         with pytest.raises(UserError, match="broken"):
             read_parameters(encoded(Image.fromarray(IMAGE), pnginfo=info))
 
@@ -117,7 +119,7 @@ def test_text_that_unpacks_to_gigabytes_is_refused():
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
-    info.add_itxt(KEY, " " * 50_000_000, zip=True)
+    info.add_itxt(f"{KEY}.0", " " * 50_000_000, zip=True)
     with pytest.raises(UserError, match="upload: "):
         read_parameters(encoded(Image.fromarray(IMAGE), pnginfo=info))
 
@@ -128,8 +130,9 @@ def test_what_the_easel_paints_is_a_png_of_the_size():
     for text in (None, "x", "data:text/html;base64,AA==", "data:image/png;base64,?", "file:///x"):
         with pytest.raises(UserError, match=r"mask: |upload: "):
             read_data_url(text, (6, 9))
-    with pytest.raises(UserError, match="got 6 x 9 pixels"):
-        read_data_url(as_data_url(mask), (9, 6))
+    assert read_data_url(as_data_url(mask), (12, 18)).shape == (12, 18)
+    with pytest.raises(UserError, match="Legal: up to 4096 a side"):
+        read_data_url(as_data_url(np.zeros((1, 5000), np.uint8)), (6, 9))
 
 
 def test_arrays_have_the_shape_that_is_read():
@@ -137,8 +140,14 @@ def test_arrays_have_the_shape_that_is_read():
     np.save(file, np.ones((2, 3), np.float32))
     assert read_array(file.getvalue(), (3,)).shape == (2, 3)
     assert read_array(file.getvalue(), (2, 3)).shape == (1, 2, 3)
-    with pytest.raises(UserError, match="array of shape"):
+    with pytest.raises(UserError, match="array of numbers, of shape"):
         read_array(file.getvalue(), (4,))
+    liar = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        liar, {"descr": "<f8", "fortran_order": False, "shape": (10**13, 3)}
+    )
+    with pytest.raises(UserError, match="promises more than it holds"):
+        read_array(liar.getvalue(), (3,))
     pickled = io.BytesIO()
     np.save(pickled, np.array([{}], object), allow_pickle=True)
     with pytest.raises(UserError, match=r"not a \.npy file of numbers"):

@@ -106,11 +106,23 @@
     }));
   }
 
+  // Layers follow the size of the picture.
+  function resize(size) {
+    if (size[0] === state.size[0] && size[1] === state.size[1]) return;
+    state.size = size;
+    state.undo = [];
+    for (const [name, before] of Object.entries(state.layers)) {
+      delete state.layers[name];
+      const canvas = layer(name);
+      canvas.getContext("2d").drawImage(before, 0, 0, canvas.width, canvas.height);
+    }
+  }
+
   // What the server says: {images, size, layers}, each optional.
   function show(text) {
     if (!text) return;
     const told = JSON.parse(text);
-    if (told.size) state.size = told.size;
+    if (told.size) resize(told.size);
     if (told.layers) {
       state.layers = {};
       for (const [name, source] of Object.entries(told.layers)) load(name, source);
@@ -158,7 +170,7 @@
     const context = layer(state.active).getContext("2d");
     context.globalCompositeOperation = state.erase ? "destination-out" : "source-over";
     context.strokeStyle = context.fillStyle = "#fff";
-    context.lineWidth = 2 * state.brush;
+    context.lineWidth = (state.brush / 100) * Math.max(...state.size);
     context.lineCap = "round";
     context.beginPath();
     context.moveTo(...from);
@@ -231,11 +243,11 @@
       draw();
     };
     const brush = element.querySelector("[data-brush]");
-    const resize = () => {
-      state.brush = (Number(brush.value) / 100) * Math.max(...state.size) / 2;
-    };
-    brush.oninput = resize;
-    resize();
+    const choose_brush = () => { state.brush = Number(brush.value); };
+    brush.oninput = choose_brush;
+    choose_brush();
+    const edge = Number(view.dataset.edge);
+    resize([edge, edge]);
     draw();
   }
 
