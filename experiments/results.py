@@ -5,11 +5,13 @@ Fills the README between its marks; `make results` runs it, and a test holds tha
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldm_jax.sweep.page import fill_page
+from ldm_jax.sweep.plots import mean_of
+from ldm_jax.sweep.results import Row, by_name, read_rows
 
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
@@ -47,6 +49,27 @@ def _task(name: str, what: str, form: str = "{:.3f}") -> Result:
         return f"real {form.format(abs(one['real']))}, trivial {form.format(abs(better))}"
 
     return Result(what, read, controls)
+
+
+def _last(rows: Sequence[Row], name: str | None = None) -> tuple[str, float]:
+    """Returns name and first score of a point of a study, or of that with the least, over seeds."""
+    groups = {key: rows for key, rows in by_name(rows).items() if name in (None, key)}
+    metric = next(iter(rows[0]["scores"]))
+    means = {
+        key: mean_of([x["scores"][metric] for x in group]).value for key, group in groups.items()
+    }
+    least = min(means, key=lambda key: means[key])
+    return least, means[least]
+
+
+def _best_factor(rows: Sequence[Row]) -> str:
+    name, score = _last(rows)
+    return f"{name}: {score:.1f}"
+
+
+def _other_factors(rows: Sequence[Row]) -> str:
+    others = sorted({row["name"] for row in rows} - {_last(rows)[0]})
+    return ", ".join(f"{name} {_last(rows, name)[1]:.1f}" for name in others)
 
 
 def _share(found: Any) -> str:
@@ -92,6 +115,14 @@ RESULTS = {
             ),
         ),
     ),
+    "compression/results.jsonl": (
+        Result(
+            "Fashion-MNIST at equal training compute, the best factor: Fréchet distance by a "
+            "classifier's features",
+            _best_factor,
+            _other_factors,
+        ),
+    ),
     "emoji/results.json": (
         Result(
             "emoji by caption, combinations never seen: category and skin tone right",
@@ -111,7 +142,8 @@ def make_table() -> str:
     """Returns the table as Markdown."""
     lines = ["| what | found | beside it | page |", "|---|---|---|---|"]
     for file, results in RESULTS.items():
-        found = json.loads((HERE / file).read_text())
+        path = HERE / file
+        found: Any = read_rows(path) if path.suffix == ".jsonl" else json.loads(path.read_text())
         page = f"experiments/{Path(file).parent}/README.md"
         for what, read, controls in results:
             name = page.split("/")[1]

@@ -30,19 +30,19 @@ DATASETS = {
     ),
 }
 PAPER_FACTORS = ("1", "2", "4", "8", "16", "32")
-# The last of each takes about 75 TFLOP, so that the curves of Figure 6 end together.
+# The last of each takes about 25 TFLOP, so that the curves of Figure 6 end together.
 SMALL_STEPS = {
-    "1": (250, 500, 1000, 2000),
-    "2": (250, 500, 1000, 2000, 3500),
-    "4": (250, 500, 1000, 2000, 5000),
-    "8": (250, 500, 1000, 2000, 4000, 10_000),
+    "1": (250, 450, 670),
+    "2": (250, 500, 1170),
+    "4": (250, 500, 1000, 1670),
+    "8": (250, 500, 1000, 2000, 3340),
 }
 SMOKE_FACTORS = ("1", "4")
 SAMPLER_STEPS = (10, 20, 50, 100, 200)  # Figure 7
 SIZES = {
     "smoke": {"images": 4, "reference": 16, "scored_with": 2, "sampler_steps": (2, 3)},
     "small": {
-        "images": 500,
+        "images": 250,
         "reference": 10_000,
         "scored_with": 50,
         "sampler_steps": SAMPLER_STEPS,
