@@ -1,6 +1,7 @@
 """Curves with error bars over seeds, as a small PNG."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import numpy as np
 from ldm_jax.core.checks import UserError
 
 _DPI = 80
+_LABEL_WIDTH = 32  # characters that fit along an axis
 
 
 class Mean(NamedTuple):
@@ -66,9 +68,10 @@ def save_plot(path: Path, panels: Sequence[Panel]) -> None:
                 linewidth=1,
                 label=label,
             )
-        axis.set(xlabel=panel.x_label, ylabel=panel.y_label)
+        axis.set(xlabel=panel.x_label, ylabel=textwrap.fill(panel.y_label, _LABEL_WIDTH))
         axis.set_xscale("log" if panel.log_x else "linear")
         axis.set_yscale("log" if panel.log_y else "linear")
+        axis.tick_params(which="both", labelsize=7)
         axis.legend(fontsize=7)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
