@@ -15,7 +15,7 @@ from ldm_jax.studio.settings import Settings
 # The easel puts what is painted into the last value of an event.
 _FILL = "(...values) => window.ldmEasel.fill(values)"
 _HOUR = 3600
-_COMPUTE = {"concurrency_limit": 1, "concurrency_id": "compute"}
+_COMPUTE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "compute"}
 
 
 class Page:
