@@ -45,7 +45,7 @@ class Layout:
                     self._gallery_tab()
 
     def _head(self) -> None:
-        source = html.escape(Path(str(self._studio.pipeline.source)).name)
+        source = html.escape("/".join(Path(str(self._studio.pipeline.source)).parts[-2:]))
         gr.HTML(f"<h1>ldm_jax studio</h1><span>{source}</span>", elem_id="head", js_on_load=None)
 
     def _stage(self) -> None:
