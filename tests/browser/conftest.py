@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,8 +39,6 @@ def address(model):
             line = process.stdout.readline()
             assert line.startswith("studio: "), log.read_text()
             yield line.split()[1]
-            process.send_signal(signal.SIGINT)
-            assert process.wait(120) == 0
         finally:
             process.kill()
 
