@@ -32,14 +32,8 @@
   // White where it is painted, on black, as a PNG; null for a layer without paint.
   function exported(canvas) {
     if (isEmpty(canvas)) return null;
-    const whole = document.createElement("canvas");
-    whole.width = canvas.width;
-    whole.height = canvas.height;
+    const whole = tinted(canvas, "#fff");
     const context = whole.getContext("2d");
-    context.drawImage(canvas, 0, 0);
-    context.globalCompositeOperation = "source-in";
-    context.fillStyle = "#fff";
-    context.fillRect(0, 0, whole.width, whole.height);
     context.globalCompositeOperation = "destination-over";
     context.fillStyle = "#000";
     context.fillRect(0, 0, whole.width, whole.height);
