@@ -30,9 +30,10 @@ SCALES = {
     "small": (1.0, 1.5, 2.0, 3.0, 5.0, 8.0),
     "paper": (1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0),
 }
+TRAINING = {"smoke": SMOKE_DIFFUSION, "small": {"train.steps": 1200}, "paper": {}}
 SETTINGS = {
     "smoke": {"images": 8, "reference": 16, "steps": 2},
-    "small": {"images": 1000, "reference": 10_000, "steps": 50},
+    "small": {"images": 500, "reference": 10_000, "steps": 50},
     "paper": {"images": 50_000, "reference": 50_000, "steps": 250},
 }
 
@@ -47,7 +48,7 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
             f"scale-{scale:g}",
             PUBLISHED if model else MODEL,
             seed,
-            SMOKE_DIFFUSION if size == "smoke" else {},
+            TRAINING[size],
             {**SETTINGS[size], "scale": scale, "model": made_by, "judge": judge},
             {"data.source.path": arguments.data},
         )

@@ -36,12 +36,12 @@ DEVIATIONS = {
 }
 TRAINING = {
     "smoke": SMOKE_DIFFUSION,
-    "small": {"train.steps": 1500, "train.batch_size": 32, "train.sample_every": 1500},
+    "small": {"train.steps": 600, "train.batch_size": 32, "train.sample_every": 600},
     "paper": {},
 }
 SETTINGS = {
     "smoke": {"images": 8, "reference": 16, "steps": 3},
-    "small": {"images": 500, "reference": 10_000, "steps": 50},
+    "small": {"images": 250, "reference": 10_000, "steps": 50},
     "paper": {"images": 50_000, "reference": 50_000, "steps": 200},
 }
 

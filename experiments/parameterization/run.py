@@ -40,12 +40,12 @@ PAIRS = [
 SMOKE_PAIRS = [("eps", "linear"), ("v", "zero-SNR")]
 TRAINING = {
     "smoke": SMOKE_DIFFUSION,
-    "small": {"train.steps": 1500, "train.batch_size": 32, "train.sample_every": 1500},
+    "small": {"train.steps": 600, "train.batch_size": 32, "train.sample_every": 600},
     "paper": {},
 }
 SETTINGS = {
     "smoke": {"images": 8, "reference": 16, "few": 2, "many": 3},
-    "small": {"images": 500, "reference": 10_000, "few": 10, "many": 50},
+    "small": {"images": 250, "reference": 10_000, "few": 10, "many": 50},
     "paper": {"images": 50_000, "reference": 50_000, "few": 20, "many": 200},
 }
 

@@ -39,9 +39,10 @@ SAMPLERS = {
     "unipc": {"name": "unipc"},
 }
 SMOKE_SAMPLERS = ("ddim", "dpmpp-2m")
+TRAINING = {"smoke": SMOKE_DIFFUSION, "small": {"train.steps": 1200}, "paper": {}}
 SETTINGS = {
     "smoke": {"images": 8, "reference": 16, "steps": (4, 5), "guidance": 2.0},
-    "small": {"images": 500, "reference": 10_000, "steps": (5, 10, 20, 50), "guidance": 1.5},
+    "small": {"images": 250, "reference": 10_000, "steps": (5, 10, 20, 50), "guidance": 1.5},
     "paper": {
         "images": 50_000,
         "reference": 50_000,
@@ -61,7 +62,7 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
             name,
             PUBLISHED if model else MODEL,
             seed,
-            SMOKE_DIFFUSION if size == "smoke" else {},
+            TRAINING[size],
             {**SETTINGS[size], "sampler": SAMPLERS[name], "model": made_by, "judge": judge},
             {"data.source.path": arguments.data},
         )

@@ -61,7 +61,13 @@ def config_file(folder, source):
     return path
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize(
+    "half",
+    [
+        pytest.param(False, id="float32"),
+        pytest.param(True, id="float16", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("name", PIPELINES)
 def test_compvis_to_ours_to_diffusers_to_ours(name, half, tmp_path):
     pipeline, source = PIPELINES[name](tmp_path)

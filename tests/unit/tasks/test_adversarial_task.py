@@ -50,7 +50,9 @@ def keys(step=5):
     return StepKeys(jnp.int32(step), jnp.arange(4, dtype=jnp.int32), 3)
 
 
-@pytest.mark.parametrize("kind", [VQAutoencoder, Autoencoder])
+@pytest.mark.parametrize(
+    "kind", [VQAutoencoder, pytest.param(Autoencoder, marks=pytest.mark.slow)]
+)
 def test_every_parameter_of_both_players_and_the_codebook_moves(kind):
     # Hinge logits within [-1, 1] would leave the last bias where it is, real against fake.
     task = make_task(kind, disc_loss="vanilla")
@@ -136,6 +138,7 @@ def test_the_total_of_a_quantised_stage(reference):
     )
 
 
+@pytest.mark.slow
 def test_beta_stands_where_it_is_said_to():
     """The codes' gradient alone tells: commitment does not reach them."""
 
@@ -164,6 +167,7 @@ class NoisyDistance(nn.Module):
         return nn.Dropout(0.5)(jnp.abs(x - y), deterministic=deterministic).mean((1, 2, 3))
 
 
+@pytest.mark.slow
 def test_dropout_within_lpips_is_active_and_part_of_the_reference():
     assert make_task(reference=True).perceptual_distance.dropout == 0.5
     assert make_task().perceptual_distance.dropout == 0.0
