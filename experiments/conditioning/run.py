@@ -32,7 +32,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 CONFIG = str(Path(__file__).parent / "shapes.py")
 STAGE = str(CONFIGS / "shapes_autoencoder.py")
 HELD_OUT_SEED = 10_000  # scenes that no training has seen
-SETTINGS = {"smoke": {"images": 4, "at": (1, 2)}, "small": {"images": 256, "at": (300, 600, 1200)}}
+SETTINGS = {"smoke": {"images": 4, "at": (1, 2)}, "small": {"images": 256, "at": (200, 400, 800)}}
 FOLLOWED = "condition followed"
 
 

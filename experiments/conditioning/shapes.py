@@ -45,6 +45,6 @@ def get_config(argument="map-concat"):
         # Without a context these are layers of self-attention, and all else is the same.
         config.task.model.transformer_depth = 1
         config.task.model.attention_factors = (1, 2)
-    config.train.update(steps=1200, sample_every=1_000_000)
+    config.train.update(steps=800, sample_every=1_000_000)
     config.sample.update(guidance_scale=1.0, grid_images=0)
     return config

@@ -60,7 +60,7 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
 
 def first_stage(name: str, arguments: argparse.Namespace) -> Point:
     """Returns a first stage that is trained here; one serves all seeds."""
-    overrides = SMOKE if arguments.size == "smoke" else {}
+    overrides = {"smoke": SMOKE, "small": {"train.steps": 1000}, "paper": {}}[arguments.size]
     places = {"data.source.path": arguments.data}
     return Point(f"autoencoder-{name}", f"{PAIRS}:{name}", 0, overrides, places=places)
 

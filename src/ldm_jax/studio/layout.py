@@ -29,7 +29,7 @@ class Layout:
         self._studio, self._reading = studio, studio.reading
         self.form: dict[str, Any] = {}
         self._head()
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=False, elem_id="work"):
             with gr.Column(scale=5, min_width=330):
                 self._stage()
             with gr.Column(scale=4, min_width=330), gr.Tabs():
