@@ -50,9 +50,7 @@ def keys(step=5):
     return StepKeys(jnp.int32(step), jnp.arange(4, dtype=jnp.int32), 3)
 
 
-@pytest.mark.parametrize(
-    "kind", [VQAutoencoder, pytest.param(Autoencoder, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kind", [VQAutoencoder, pytest.param(Autoencoder, marks=pytest.mark.slow)])
 def test_every_parameter_of_both_players_and_the_codebook_moves(kind):
     # Hinge logits within [-1, 1] would leave the last bias where it is, real against fake.
     task = make_task(kind, disc_loss="vanilla")
