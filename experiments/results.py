@@ -51,25 +51,33 @@ def _task(name: str, what: str, form: str = "{:.3f}") -> Result:
     return Result(what, read, controls)
 
 
-def _last(rows: Sequence[Row], name: str | None = None) -> tuple[str, float]:
-    """Returns name and first score of a point of a study, or of that with the least, over seeds."""
-    groups = {key: rows for key, rows in by_name(rows).items() if name in (None, key)}
-    metric = next(iter(rows[0]["scores"]))
-    means = {
-        key: mean_of([x["scores"][metric] for x in group]).value for key, group in groups.items()
+def _means(rows: Sequence[Row], metric: str | None = None) -> dict[str, float]:
+    """Returns a score of every point of a study over its seeds, by default the first one."""
+    metric = next(iter(rows[0]["scores"])) if metric is None else metric
+    return {
+        name: mean_of([row["scores"][metric] for row in group]).value
+        for name, group in by_name(rows).items()
     }
-    least = min(means, key=lambda key: means[key])
-    return least, means[least]
 
 
-def _best_factor(rows: Sequence[Row]) -> str:
-    name, score = _last(rows)
-    return f"{name}: {score:.1f}"
+def _least(what: str, where: str = "Fashion-MNIST") -> Result:
+    """Returns the line of a study: the point with the least distance, and the others."""
+
+    def read(rows: Sequence[Row]) -> str:
+        means = _means(rows)
+        name = min(means, key=lambda name: means[name])
+        return f"{name}: {means[name]:.1f}"
+
+    def controls(rows: Sequence[Row]) -> str:
+        means = _means(rows)
+        return ", ".join(f"{name} {means[name]:.1f}" for name in sorted(means, key=means.get)[1:])
+
+    return Result(f"{where}, {what}: Fréchet distance by a classifier's features", read, controls)
 
 
-def _other_factors(rows: Sequence[Row]) -> str:
-    others = sorted({row["name"] for row in rows} - {_last(rows)[0]})
-    return ", ".join(f"{name} {_last(rows, name)[1]:.1f}" for name in others)
+def _ratio(rows: Sequence[Row], what: str) -> float:
+    means = _means(rows, f"{what} images/s")
+    return means["LDM-4"] / means["LDM-1"]
 
 
 def _share(found: Any) -> str:
@@ -115,12 +123,29 @@ RESULTS = {
             ),
         ),
     ),
-    "compression/results.jsonl": (
+    "compression/results.jsonl": (_least("the best factor at equal training compute"),),
+    "kl_or_vq/results.jsonl": (_least("the best regularisation of the first stage"),),
+    "guidance/results.jsonl": (_least("the best scale of guidance"),),
+    "samplers/results.jsonl": (_least("the best sampler with 50 steps"),),
+    "latent_scale/results.jsonl": (_least("the best deviation of the latents"),),
+    "parameterization/results.jsonl": (_least("the best target and schedule"),),
+    "conditioning/results.jsonl": (
         Result(
-            "Fashion-MNIST at equal training compute, the best factor: Fréchet distance by a "
-            "classifier's features",
-            _best_factor,
-            _other_factors,
+            "shapes, a map by concatenation: overlap of what is drawn and asked",
+            lambda rows: f"{_means(rows)['map-concat']:.3f}",
+            lambda rows: f"by attention {_means(rows)['map-attention']:.3f}",
+        ),
+        Result(
+            "shapes, a class by attention: images of the class that is asked",
+            lambda rows: f"{_means(rows)['class-attention']:.3f}",
+            lambda rows: f"by concatenation {_means(rows)['class-concat']:.3f}",
+        ),
+    ),
+    "inpainting_cost/results.jsonl": (
+        Result(
+            "inpainting by latents against pixels: images trained a second (`trained`), drawn",
+            lambda rows: " / ".join(f"{_ratio(rows, x):.2f} ×" for x in ("trained", "drawn")),
+            lambda rows: "the paper: 2.9 × trained",
         ),
     ),
     "emoji/results.json": (

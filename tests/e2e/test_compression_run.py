@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from compiling import QUICK_FLAGS
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -205,7 +206,7 @@ def test_a_point_goes_on_from_what_it_has_scored(study, tmp_path, monkeypatch):
 def test_two_factors_are_trained_scored_and_not_run_again(tmp_path):
     environment = {
         **os.environ,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": QUICK_FLAGS,
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiling import QUICK_FLAGS
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +27,7 @@ def environment(tmp_path_factory):
         (folder / f"{name}.py").write_text(text)
     return {
         **os.environ,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": QUICK_FLAGS,
         "PYTHONPATH": str(folder),
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",

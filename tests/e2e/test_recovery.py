@@ -80,6 +80,7 @@ def test_another_first_stage_is_not_read_and_said_so(runs, text, capfd):
     assert read_config(text).task.first_stage.workdir == str(runs.autoencoder)
 
 
+@pytest.mark.slow
 def test_the_words_of_a_vocabulary_file_are_kept(runs, tmp_path, capfd):
     vocabulary = tmp_path / "words.txt"
     vocabulary.write_text("red\nblue\n")

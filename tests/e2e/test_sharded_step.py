@@ -271,8 +271,13 @@ def _promised(shape):
     return share / total
 
 
-@pytest.mark.parametrize("shape", [ONE, (4, 2, 1)])
-@pytest.mark.parametrize("accumulation", [2, 4])
+_MORE_ACCUMULATED = ((2, ONE), (4, ONE), (4, (4, 2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "shape"),
+    [(2, (4, 2, 1)), *(pytest.param(*x, marks=pytest.mark.slow) for x in _MORE_ACCUMULATED)],
+)
 def test_accumulation_changes_nothing(shape, accumulation):
     got, expected = run(shape, accumulation, "autoencoder"), run(shape, name="autoencoder")
     np.testing.assert_allclose(got.losses, expected.losses, rtol=2e-6)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiling import QUICK_FLAGS
 
 from ldm_jax.sweep.results import read_rows
 
@@ -20,7 +21,7 @@ needs_data = pytest.mark.skipif(
 def run(name, workdir, *more):
     environment = {
         **os.environ,
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": QUICK_FLAGS,
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

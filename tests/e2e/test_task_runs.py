@@ -149,6 +149,7 @@ def test_maps_of_labels_are_looked_at(drawn):
     np.testing.assert_array_equal(three, rows)
 
 
+@pytest.mark.slow
 def test_guidance_at_another_size(drawn):
     given = {"segmentation": np.zeros((1, 8, 24), np.int32)}
     images = drawn("semantic")(conditions=given, image_shape=(8, 24), guidance_scale=2.0)

@@ -86,6 +86,7 @@ def check_captions_are_read(pipeline):
     assert np.any(first != other)
 
 
+@pytest.mark.slow  # a run with a folder of words is in test_pipeline.py
 def test_an_encoder_is_trained_over_the_folder(runs, folder, tmp_path):
     train(text_config(runs, folder, trained(len(WORDS))), tmp_path)
     kept = json.loads((tmp_path / "config.json").read_text())

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from compiling import QUICK_FLAGS
 
 from ldm_jax.train.checkpoint import Checkpoints, restore_params
 
@@ -22,7 +23,7 @@ STEPS, EVERY = 30, 5
 ITEMS = ("params", "ema_params", "optimizer", "data")
 ENVIRONMENT = {
     **os.environ,
-    "XLA_FLAGS": "",  # one device
+    "XLA_FLAGS": QUICK_FLAGS,  # one device
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half of the time goes into compiling

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from compiling import QUICK_FLAGS
 
 from ldm_jax.cli.main import main
 from ldm_jax.data.latent_cache import LatentCache
@@ -79,7 +80,9 @@ class Command:
             flags += extra if number == self.count - 1 else ()
             settings = {
                 **os.environ,
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // self.count}",
+                "XLA_FLAGS": (
+                    f"--xla_force_host_platform_device_count={DEVICES // self.count} {QUICK_FLAGS}"
+                ),
                 "JAX_PLATFORMS": "cpu",
                 "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",

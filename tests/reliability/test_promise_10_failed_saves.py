@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiling import QUICK_FLAGS
 
 from ldm_jax.train.checkpoint import complete_steps
 
@@ -17,7 +18,7 @@ CONFIG = ROOT / "tests" / "e2e" / "tiny.py"
 STEPS, EVERY = 60, 10
 ENVIRONMENT = {
     **os.environ,
-    "XLA_FLAGS": "",  # one device
+    "XLA_FLAGS": QUICK_FLAGS,  # one device
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

@@ -2,44 +2,39 @@
 
 import contextlib
 import dataclasses
-import html
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.inspection.attention import AttentionReader
 from ldm_jax.pipeline import extend_canvas
 from ldm_jax.pipeline.painted import PaintedRegion, read_regions, write_regions
-from ldm_jax.studio import looking
+from ldm_jax.studio import gallery, looking
 from ldm_jax.studio.drawing import progress_bar, tree_picture
+from ldm_jax.studio.easel import easel_json, layers_of, painted_mask, painted_regions, selected
 from ldm_jax.studio.files import (
     as_data_url,
     fitted,
     link,
     read_array,
-    read_data_url,
     read_parameters,
     read_upload,
 )
-from ldm_jax.studio.files import png as as_png
-from ldm_jax.studio.reading import ARRAY, IMAGE, LAYOUT, MAP, TEXT
+from ldm_jax.studio.reading import ARRAY, IMAGE, TEXT
 from ldm_jax.studio.record import command, read_record
 from ldm_jax.studio.session import Glance, Session
 from ldm_jax.studio.settings import Settings
 from ldm_jax.studio.studio import Studio
 from ldm_jax.studio.tree import Tree
 
-_THUMBNAIL = 96  # pixels
-# Of a form, by name; then, for each region, its prompt, weight and feather.
+# Of a form, by name; then, for each region, those of easel.REGION.
 FORM = (
     *("prompt", "negative", "label", "sampler", "steps", "guidance", "seed", "height", "width"),
     *("num_images", "wish", "strength", "borders"),
 )
-REGION = ("prompt", "weight", "feather")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +110,7 @@ class Desk:
             shown = self._show(tab, session, glance)
         settings = self._tree(session).settings
         return settings, dataclasses.replace(
-            shown, easel=_easel(glance.images, _layers_of(settings))
+            shown, easel=easel_json(glance.images, layers_of(settings))
         )
 
     def redraw(self, tab: str, form: Mapping[str, Any], paint: str, way: str) -> Iterator[Shown]:
@@ -144,7 +139,7 @@ class Desk:
         size = (int(form["height"]), int(form["width"]))
         picture = fitted(read_upload(content, channels), size)
         self._shown[tab] = picture[None]
-        return Shown(easel=_easel(picture[None]), said="")
+        return Shown(easel=easel_json(picture[None]), said="")
 
     def put_read(self, tab: str, content: bytes) -> str:
         """Keeps an image or array that the model reads; returns HTML that shows it."""
@@ -173,7 +168,7 @@ class Desk:
         if record["settings"].get("image") is not None and settings.image is None:
             said = "Read back, but for its start image, which was too large to keep: upload it."
             history = [(row, dataclasses.replace(told, mask=None)) for row, told in history]
-        return history, Shown(easel=_easel(self._shown[tab], _layers_of(settings)), said=said)
+        return history, Shown(easel=easel_json(self._shown[tab], layers_of(settings)), said=said)
 
     def replay(self, tab: str, history: Sequence[tuple[int, Settings]]) -> Iterator[Shown]:
         """Draws what an image's parameters say, changes on the way included."""
@@ -196,7 +191,8 @@ class Desk:
 
     def save_regions(self, form: Mapping[str, Any], paint: str) -> str:
         """Returns a link to a preset of the painted regions."""
-        regions = self._regions(form, paint, (int(form["height"]), int(form["width"])))
+        size = (int(form["height"]), int(form["width"]))
+        regions = painted_regions(paint, form, self.studio.reading, size)
         return link("regions.json", write_regions(regions), "application/json")
 
     # What is looked at ---------------------------------------------------------------------------
@@ -204,7 +200,7 @@ class Desk:
     def look(self, tab: str, paint: str, what: str, word: int = 0) -> str:
         """Returns a picture of the present run as HTML: 'strip', 'channels' or 'attention'."""
         tree = self._tree(self._session(tab))
-        number = min(_selected(paint), tree.run.count - 1)
+        number = min(selected(paint), tree.run.count - 1)
         with self.studio.work:
             if what == "attention":
                 pipeline = self.studio.pipeline
@@ -223,15 +219,7 @@ class Desk:
 
     def gallery(self, tab: str) -> str:
         """Returns the kept images of a tab as HTML that can be clicked."""
-        kept = self._session(tab).gallery
-        if not kept:
-            return "<p class='said'>Finished images are kept here.</p>"
-        cells = [
-            f"<button data-kept='{k}' title='{_title(x.settings)}'>"
-            f"<img alt='image {k + 1}' src='{as_data_url(_thumbnail(x.image))}'></button>"
-            for k, x in enumerate(kept)
-        ]
-        return f"<div class='gallery'>{''.join(cells)}</div>"
+        return gallery.pictures(self._session(tab).gallery)
 
     def open_kept(self, tab: str, number: int) -> tuple[Shown, str, str, str]:
         """Returns what is shown of a kept image: easel, parameters, links, command."""
@@ -241,22 +229,9 @@ class Desk:
         image, record, settings, steered = kept[number]
         self._shown[tab] = image[None]
         pipeline, reading = self.studio.pipeline, self.studio.reading
-        links = [link("image.png", as_png(image, record), "image/png", "PNG with parameters")]
-        if settings.image is not None:
-            links.append(link("image.png", as_png(settings.image), "image/png", "start image"))
-        if settings.mask is not None:
-            links.append(link("mask.png", as_png(settings.mask), "image/png", "mask"))
-        if settings.regions:
-            preset = write_regions(settings.regions)
-            links.append(link("regions.json", preset, "application/json", "regions"))
         typed, said = command(pipeline, reading, settings, steered, self.studio.flags)
-        shown = Shown(easel=_easel(image[None]), said=said)
-        return (
-            shown,
-            json.dumps(_short(record), indent=1, ensure_ascii=False),
-            " ".join(links),
-            typed,
-        )
+        shown = Shown(easel=easel_json(image[None]), said=said)
+        return shown, gallery.parameters(record), gallery.links(image, record, settings), typed
 
     def forget(self, tab: str) -> None:
         """Frees what a tab held."""
@@ -283,7 +258,7 @@ class Desk:
     def _show(self, tab: str, session: Session, glance: Glance) -> Shown:
         self._shown[tab] = glance.images
         return Shown(
-            easel=_easel(glance.images),
+            easel=easel_json(glance.images),
             bar=progress_bar(glance),
             tree=tree_picture(session.tree),
             said=f"!{glance.said}" if glance.said else "",
@@ -303,7 +278,7 @@ class Desk:
             seed=int(form["seed"] or 0),
             size=size,
             num_images=int(form["num_images"]),
-            regions=self._regions(form, paint, size),
+            regions=painted_regions(paint, form, self.studio.reading, size),
             read=self._read.get(tab),
         )
 
@@ -315,7 +290,7 @@ class Desk:
             session = self._session(tab)
             now = self._tree(session).settings
             form_now = self._settings(tab, form, paint, size=now.size)
-            mask = None if now.mask is None else _mark(paint, now.size, wanted=False)
+            mask = None if now.mask is None else painted_mask(paint, now.size, wanted=False)
             before = now if session.form is None else session.form
             form_now = dataclasses.replace(form_now, mask=before.mask if mask is None else mask)
             changes = {name: getattr(form_now, name) for name in form_now.changed(before)}
@@ -342,7 +317,7 @@ class Desk:
             last = settings.seed if session.tree is None else session.tree.settings.seed
             found["seed"] = (last + 1) % 2**32
         if way == "marked":
-            found["mask"] = _mark(paint, picture.shape[:2])
+            found["mask"] = painted_mask(paint, picture.shape[:2])
         if way == "around":
             whole, mask = extend_canvas(picture, (int(form["borders"]),) * 4)
             found.update(image=whole, mask=np.uint8(255 * mask), strength=1.0, regions=())
@@ -361,37 +336,11 @@ class Desk:
             raise UserError("nothing is drawn yet. Legal: Draw first.")
         return session.tree
 
-    def _regions(
-        self, form: Mapping[str, Any], paint: str, size: tuple[int, int]
-    ) -> tuple[PaintedRegion, ...]:
-        """Returns the regions that are painted, those without paint left out."""
-        layers, reading = _layers(paint), self.studio.reading
-        found = []
-        for number in range(1, reading.most + 1):
-            text = layers.get(str(number))
-            if text is None:
-                continue
-            mask = read_data_url(text, size)
-            if not mask.any():
-                continue
-            prompt, weight, feather = (form[f"region{number}_{name}"] for name in REGION)
-            prompt = str(prompt if prompt is not None else "").strip()
-            if reading.kind != TEXT:
-                if not (prompt.isascii() and prompt.isdigit()):
-                    raise UserError(f"region {number}: got {prompt!r}. Legal: a class number.")
-                prompt = int(prompt)
-            elif not prompt:
-                raise UserError(f"region {number}: is painted, but has no prompt.")
-            if reading.kind in (MAP, LAYOUT):
-                weight, feather = 1.0, 0.0
-            found.append(PaintedRegion(prompt, mask, float(weight), float(feather)))
-        return tuple(found)
-
     def _picture(self, tab: str, paint: str) -> np.ndarray:
         shown = self._shown.get(tab)
         if shown is None:
             raise UserError("no picture on the easel. Legal: draw one, or upload one.")
-        return shown[min(_selected(paint), len(shown) - 1)]
+        return shown[min(selected(paint), len(shown) - 1)]
 
 
 @contextlib.contextmanager
@@ -403,71 +352,3 @@ def _sentences() -> Iterator[None]:
         raise
     except (TypeError, KeyError, OverflowError, ValueError) as error:
         raise UserError(f"the form holds a value that is not legal ({error}).") from error
-
-
-def _layers_of(settings: Settings) -> dict[str, str]:
-    """Returns the layers of the easel that settings stand for."""
-    layers = {str(k + 1): as_data_url(r.mask) for k, r in enumerate(settings.regions)}
-    if settings.mask is not None:
-        layers["mask"] = as_data_url(settings.mask)
-    return layers
-
-
-def _layers(paint: str) -> dict[str, Any]:
-    """Returns the layers of the easel, PNGs as data URLs, by name."""
-    found = _paint(paint).get("layers")
-    return found if isinstance(found, dict) else {}
-
-
-def _selected(paint: str) -> int:
-    found = _paint(paint).get("selected", 0)
-    return found if isinstance(found, int) and found >= 0 else 0
-
-
-def _paint(paint: str) -> dict[str, Any]:
-    try:
-        found = json.loads(paint or "{}")
-    except (ValueError, RecursionError) as error:
-        raise UserError("the easel sent something that is not legal.") from error
-    return found if isinstance(found, dict) else {}
-
-
-def _mark(paint: str, size: Any, wanted: bool = True) -> np.ndarray | None:
-    """Returns the mask that is painted, uint8 [H, W]."""
-    text = _layers(paint).get("mask")
-    mask = None if text is None else read_data_url(text, tuple(size))
-    if mask is None or not mask.any():
-        if wanted:
-            raise UserError("nothing is marked. Legal: brush over what should change.")
-        return None
-    return mask
-
-
-def _easel(images: np.ndarray, layers: Mapping[str, str] | None = None) -> str:
-    shown: dict[str, Any] = {"images": [as_data_url(image) for image in images]}
-    shown["size"] = list(images.shape[1:3])
-    if layers is not None:
-        shown["layers"] = dict(layers)
-    return json.dumps(shown)
-
-
-def _thumbnail(image_u8: np.ndarray) -> np.ndarray:
-    grey = image_u8.shape[-1] == 1
-    small = Image.fromarray(image_u8[..., 0] if grey else image_u8)
-    small.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    return np.asarray(small)
-
-
-def _title(settings: Settings) -> str:
-    told = settings.prompt or f"class {settings.label}"
-    return html.escape(f"{told}, seed {settings.seed}", quote=True)
-
-
-def _short(record: Mapping[str, Any]) -> Any:
-    """Returns a record without its pictures, for people."""
-    if isinstance(record, Mapping):
-        return {
-            key: "…" if key in ("png", "mask") and isinstance(value, str) else _short(value)
-            for key, value in record.items()
-        }
-    return [_short(x) for x in record] if isinstance(record, list) else record

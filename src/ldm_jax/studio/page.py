@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 
 from ldm_jax.core.checks import UserError
-from ldm_jax.studio.desk import FORM, REGION, Desk, Shown
+from ldm_jax.studio.desk import FORM, Desk, Shown
+from ldm_jax.studio.easel import REGION
 from ldm_jax.studio.layout import Layout
 from ldm_jax.studio.settings import Settings
 
