@@ -51,16 +51,16 @@ def _task(name: str, what: str, form: str = "{:.3f}") -> Result:
     return Result(what, read, controls)
 
 
-def _means(rows: Sequence[Row], metric: str | None = None) -> dict[str, float]:
-    """Returns a score of every point of a study over its seeds, by default the first one."""
-    metric = next(iter(rows[0]["scores"])) if metric is None else metric
+def _means(rows: Sequence[Row]) -> dict[str, float]:
+    """Returns the first score of every point of a study, over its seeds."""
+    metric = next(iter(rows[0]["scores"]))
     return {
         name: mean_of([row["scores"][metric] for row in group]).value
         for name, group in by_name(rows).items()
     }
 
 
-def _least(what: str, where: str = "Fashion-MNIST") -> Result:
+def _least(what: str) -> Result:
     """Returns the line of a study: the point with the least distance, and the others."""
 
     def read(rows: Sequence[Row]) -> str:
@@ -69,15 +69,11 @@ def _least(what: str, where: str = "Fashion-MNIST") -> Result:
         return f"{name}: {means[name]:.1f}"
 
     def controls(rows: Sequence[Row]) -> str:
-        means = _means(rows)
-        return ", ".join(f"{name} {means[name]:.1f}" for name in sorted(means, key=means.get)[1:])
+        means = sorted(_means(rows).items(), key=lambda item: item[1])
+        return ", ".join(f"{name} {mean:.1f}" for name, mean in means[1:])
 
-    return Result(f"{where}, {what}: Fréchet distance by a classifier's features", read, controls)
-
-
-def _ratio(rows: Sequence[Row], what: str) -> float:
-    means = _means(rows, f"{what} images/s")
-    return means["LDM-4"] / means["LDM-1"]
+    what = f"Fashion-MNIST, {what}: Fréchet distance by a classifier's features"
+    return Result(what, read, controls)
 
 
 def _share(found: Any) -> str:
@@ -124,30 +120,8 @@ RESULTS = {
         ),
     ),
     "compression/results.jsonl": (_least("the best factor at equal training compute"),),
-    "kl_or_vq/results.jsonl": (_least("the best regularisation of the first stage"),),
     "guidance/results.jsonl": (_least("the best scale of guidance"),),
-    "samplers/results.jsonl": (_least("the best sampler with 50 steps"),),
-    "latent_scale/results.jsonl": (_least("the best deviation of the latents"),),
     "parameterization/results.jsonl": (_least("the best target and schedule"),),
-    "conditioning/results.jsonl": (
-        Result(
-            "shapes, a map by concatenation: overlap of what is drawn and asked",
-            lambda rows: f"{_means(rows)['map-concat']:.3f}",
-            lambda rows: f"by attention {_means(rows)['map-attention']:.3f}",
-        ),
-        Result(
-            "shapes, a class by attention: images of the class that is asked",
-            lambda rows: f"{_means(rows)['class-attention']:.3f}",
-            lambda rows: f"by concatenation {_means(rows)['class-concat']:.3f}",
-        ),
-    ),
-    "inpainting_cost/results.jsonl": (
-        Result(
-            "inpainting by latents against pixels: images trained a second (`trained`), drawn",
-            lambda rows: " / ".join(f"{_ratio(rows, x):.2f} ×" for x in ("trained", "drawn")),
-            lambda rows: "the paper: 2.9 × trained",
-        ),
-    ),
     "emoji/results.json": (
         Result(
             "emoji by caption, combinations never seen: category and skin tone right",

@@ -38,7 +38,7 @@ PAPER = {
     "LDM-4-vq": "vq_f4",
     "LDM-4-vq-noattn": "vq_f4_noattn",
 }
-STEPS = {"smoke": 10, "small": 40, "paper": 200}  # of training; the first window is not counted
+STEPS = {"smoke": 4, "small": 40, "paper": 200}  # of training; the first window is not counted
 SETTINGS = {
     "smoke": {"images": 4, "sampler_steps": 2},
     "small": {"images": 64, "sampler_steps": 20},
@@ -56,6 +56,7 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     overrides: dict[str, Any] = {"train.steps": STEPS[size], "train.warmup_steps": 1}
     if size == "smoke":
         overrides |= {"train.batch_size": 4, "task.first_stage.scale_images": 16}
+        overrides["train.log_every"] = 2
         overrides |= {"sample.per_device_batch": 2}
     if of_paper:
         overrides["train.log_every"] = 20

@@ -18,6 +18,7 @@ def benchmarks(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow
 def test_ours_makes_images_and_is_measured(benchmarks):
     from presets import PRESETS
 

@@ -185,6 +185,7 @@ def test_a_run_starts_from_another_model(runs, tmp_path, capfd):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_a_frozen_conditioner_comes_from_the_start_and_stays(runs, tmp_path, capfd):
     frozen = "--config.task.train_conditioner=False"
     command = ["train", "--config", f"{TINY}:text", "--workdir", tmp_path / "run", frozen]

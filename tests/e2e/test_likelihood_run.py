@@ -34,9 +34,11 @@ def shortened(task, **fields):
     return dataclasses.replace(task, schedule=schedule, weights=jnp.ones(STEPS), **fields)
 
 
-def agree(found, other):
+def agree(found, other, rtol=0.0):
     for field in ("bits", "terms", "x0_mse", "eps_mse", "encoding_bits"):
-        np.testing.assert_array_equal(getattr(found, field), getattr(other, field), err_msg=field)
+        np.testing.assert_allclose(
+            getattr(found, field), getattr(other, field), rtol, err_msg=field
+        )
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,8 @@ def test_an_image_is_the_same_in_any_company_on_any_mesh(latent, measured):
     np.testing.assert_array_equal(alone.bits, whole.bits[[4, 1]])
     np.testing.assert_array_equal(alone.encoding_bits, whole.encoding_bits[[4, 1]])
     other = make_likelihood(task, mesh_of(4), per_device_batch=2)
-    agree(other(params, frozen, load, range(20, 25), 3), whole)
+    # Each mesh has programs of its own, and XLA may fuse them otherwise.
+    agree(other(params, frozen, load, range(20, 25), 3), whole, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

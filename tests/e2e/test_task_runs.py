@@ -122,6 +122,7 @@ def message(function, *args, **arguments):
     return str(error.value)
 
 
+@pytest.mark.slow
 def test_maps_of_labels_are_looked_at(drawn):
     pipeline = drawn("semantic")
     labels = np.random.default_rng(0).integers(0, 5, (1, 16, 16))

@@ -205,6 +205,7 @@ def test_leftovers_of_dead_writers_do_not_disturb(runs, autoencoder):
     assert_equal_runs(workdir, autoencoder)
 
 
+@pytest.mark.slow
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(runs, autoencoder):
     workdir = runs / "diverged"
     shutil.copytree(autoencoder, workdir)
