@@ -72,7 +72,7 @@ def _least(what: str) -> Result:
         means = sorted(_means(rows).items(), key=lambda item: item[1])
         return ", ".join(f"{name} {mean:.1f}" for name, mean in means[1:])
 
-    what = f"Fashion-MNIST, {what}: Fréchet distance by a classifier's features"
+    what = f"Fashion-MNIST, {what}, one seed: Fréchet distance by a classifier's features"
     return Result(what, read, controls)
 
 
@@ -120,6 +120,7 @@ RESULTS = {
         ),
     ),
     "compression/results.jsonl": (_least("the best factor at equal training compute"),),
+    "latent_scale/results.jsonl": (_least("the best deviation of the latents"),),
     "guidance/results.jsonl": (_least("the best scale of guidance"),),
     "parameterization/results.jsonl": (_least("the best target and schedule"),),
     "emoji/results.json": (

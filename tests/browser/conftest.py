@@ -19,7 +19,11 @@ def model(tmp_path_factory):
     if folder is None:
         folder = tmp_path_factory.mktemp("quickstart")
         script = ROOT / "experiments" / "quickstart" / "run.py"
-        subprocess.run([sys.executable, script, "--workdir", str(folder)], check=True)
+        subprocess.run(
+            [sys.executable, script, "--workdir", str(folder)],
+            check=True,
+            env={**os.environ, "XLA_FLAGS": ""},
+        )
     return Path(folder) / "diffusion"
 
 
@@ -27,7 +31,7 @@ def model(tmp_path_factory):
 def address(model):
     """Where the studio is served."""
     command = [sys.executable, "-m", "ldm_jax.cli.main", "studio", "--checkpoint", str(model)]
-    told = {**os.environ, "JAX_LOG_COMPILES": "1"}
+    told = {**os.environ, "JAX_LOG_COMPILES": "1", "XLA_FLAGS": ""}  # as for a person
     log = model.parent / "studio.log"
     with (
         log.open("w") as errors,

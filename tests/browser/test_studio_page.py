@@ -379,12 +379,18 @@ def test_a_tab_that_closes_leaves_nothing(browser, model):
         tab.click("draw")
         tab.until_said("left")
         assert len(studio) == 1
+        (session,) = studio._sessions.values()
+        tree = session.tree
         tab.close()
         end = time.monotonic() + 60
-        while len(studio) and time.monotonic() < end:
+        while (len(studio) or session.tree) and time.monotonic() < end:
             time.sleep(0.1)
         assert len(studio) == 0
-        assert studio.work.acquire(timeout=60)  # nobody computes for it any more
+        assert session.tree is None  # nothing is held, or computed any more
+        row = tree.row
+        assert row < tree.total
+        time.sleep(2)
+        assert tree.row == row
     finally:
         app.close()
 

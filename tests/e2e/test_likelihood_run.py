@@ -100,14 +100,14 @@ def test_a_receiver_of_latents_sees_images(measured):
     assert (found.decoded.distortion < 255).all()
 
 
-def test_an_image_is_the_same_in_any_company_on_any_mesh(latent, measured):
+def test_an_image_is_the_same_in_any_company_and_nearly_so_on_any_mesh(latent, measured):
     task, params, frozen, load = latent
     measure, whole = measured
     alone = measure(params, frozen, load, [24, 21], 3)
     np.testing.assert_array_equal(alone.bits, whole.bits[[4, 1]])
     np.testing.assert_array_equal(alone.encoding_bits, whole.encoding_bits[[4, 1]])
     other = make_likelihood(task, mesh_of(4), per_device_batch=2)
-    # Each mesh has programs of its own, and XLA may fuse them otherwise.
+    # Each mesh has programs of its own, and the generator of QUICK_FLAGS fuses them otherwise.
     agree(other(params, frozen, load, range(20, 25), 3), whole, rtol=1e-5)
 
 

@@ -256,7 +256,8 @@ class Desk:
             yield Shown(gallery=self.gallery(tab))
 
     def _show(self, tab: str, session: Session, glance: Glance) -> Shown:
-        self._shown[tab] = glance.images
+        if not session.closed:  # its tab may have gone meanwhile
+            self._shown[tab] = glance.images
         return Shown(
             easel=easel_json(glance.images),
             bar=progress_bar(glance),

@@ -30,7 +30,7 @@ def painted_mask(paint: str, size: Any, wanted: bool = True) -> np.ndarray | Non
       wanted: there must be one; otherwise None stands for none.
 
     Raises:
-      UserError: there must be one, and there is none.
+      UserError: there must be one, and there is none; or no legal JSON and PNG.
     """
     text = _layers(paint).get("mask")
     mask = None if text is None else read_data_url(text, tuple(size))
@@ -42,7 +42,7 @@ def painted_mask(paint: str, size: Any, wanted: bool = True) -> np.ndarray | Non
 
 
 def easel_json(images: np.ndarray, layers: Mapping[str, str] | None = None) -> str:
-    """Returns what shows pictures, uint8 [N, H, W, C], on the easel, and layers over them."""
+    """Returns the JSON that shows pictures, uint8 [N, H, W, C], and layers over them."""
     shown: dict[str, Any] = {"images": [as_data_url(image) for image in images]}
     shown["size"] = list(images.shape[1:3])
     if layers is not None:
@@ -70,7 +70,7 @@ def painted_regions(
       size: (height, width) of the image, in pixels.
 
     Raises:
-      UserError: a region has paint but no prompt, or no class number.
+      UserError: a region has paint but no prompt, or no class number; or no legal JSON and PNGs.
     """
     layers, found = _layers(paint), []
     for number in range(1, reading.most + 1):

@@ -136,7 +136,6 @@ def test_the_total_of_a_quantised_stage(reference):
     )
 
 
-@pytest.mark.slow
 def test_beta_stands_where_it_is_said_to():
     """The codes' gradient alone tells: commitment does not reach them."""
 
