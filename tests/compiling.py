@@ -1,6 +1,7 @@
 """Compilation of programs that run for milliseconds."""
 
 import contextlib
+import os
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,13 @@ QUICK_FLAGS = (
     if f"jaxlib=={metadata.version('jaxlib')}" in _PINS
     else ""
 )
+# For a process that must compile as users do: the later of two flags holds.
+SHIPPED_FLAGS = QUICK_FLAGS.replace("=false", "=true")
+
+
+def compiles_as_shipped() -> bool:
+    """Returns whether this process was told SHIPPED_FLAGS, or knows no others."""
+    return SHIPPED_FLAGS in os.environ["XLA_FLAGS"].split() or not QUICK_FLAGS
 
 
 @contextlib.contextmanager
