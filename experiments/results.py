@@ -120,6 +120,7 @@ RESULTS = {
         ),
     ),
     "compression/results.jsonl": (_least("the best factor at equal training compute"),),
+    "kl_or_vq/results.jsonl": (_least("the best regularisation of the first stage"),),
     "latent_scale/results.jsonl": (_least("the best deviation of the latents"),),
     "guidance/results.jsonl": (_least("the best scale of guidance"),),
     "parameterization/results.jsonl": (_least("the best target and schedule"),),

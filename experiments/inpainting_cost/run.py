@@ -56,6 +56,7 @@ def make_points(arguments: argparse.Namespace, judge: str) -> list[Point]:
     overrides: dict[str, Any] = {"train.steps": STEPS[size], "train.warmup_steps": 1}
     if size == "smoke":
         overrides |= {"train.batch_size": 4, "task.first_stage.scale_images": 16}
+        overrides |= {"task.model.channels": 16, "task.model.num_head_channels": 16}
         overrides["train.log_every"] = 2
         overrides |= {"sample.per_device_batch": 2}
     if of_paper:

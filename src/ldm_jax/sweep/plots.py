@@ -11,7 +11,7 @@ import numpy as np
 from ldm_jax.core.checks import UserError
 
 _DPI = 80
-_LABEL_WIDTH = 32  # characters that fit along an axis
+_X_CHARACTERS, _Y_CHARACTERS = 46, 32  # of a label that fits along an axis
 
 
 class Mean(NamedTuple):
@@ -68,7 +68,8 @@ def save_plot(path: Path, panels: Sequence[Panel]) -> None:
                 linewidth=1,
                 label=label,
             )
-        axis.set(xlabel=panel.x_label, ylabel=textwrap.fill(panel.y_label, _LABEL_WIDTH))
+        axis.set_xlabel(textwrap.fill(panel.x_label, _X_CHARACTERS))
+        axis.set_ylabel(textwrap.fill(panel.y_label, _Y_CHARACTERS))
         axis.set_xscale("log" if panel.log_x else "linear")
         axis.set_yscale("log" if panel.log_y else "linear")
         axis.tick_params(which="both", labelsize=7)
