@@ -205,6 +205,8 @@ def test_the_command_says_what_is_legal(runs, tmp_path, capfd):
     assert "Legal: --config.sample.FIELD" in line(
         "--checkpoint", runs.text, "--config.train.steps=3"
     )
+    for flag in ("--config", "--tokenizer"):
+        assert f"{flag}: a trained run keeps its own" in line("--checkpoint", runs.text, flag, "x")
 
 
 def test_a_port_that_is_taken_is_a_sentence(runs, address):

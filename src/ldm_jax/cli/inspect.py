@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ldm_jax.cli import sampling_flags
 from ldm_jax.cli.config_args import apply_overrides
 from ldm_jax.cli.numbers import whole
 from ldm_jax.core.checks import UserError, check_in
@@ -32,7 +33,6 @@ _READ_BY = {
     "num_images": ("neighbours",),
     "features": ("neighbours",),
 }
-_OVERRIDES = ("--config.sample.", "--config.data.source.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -103,12 +103,7 @@ def _subject(arguments: argparse.Namespace, overrides: list[str]) -> Any:
     from ldm_jax.pipeline import Pipeline
     from ldm_jax.train.checkpoint import read_config
 
-    for argument in overrides:
-        if argument.startswith("--config.") and not argument.startswith(_OVERRIDES):
-            raise UserError(
-                f"{argument}: a trained run keeps its configuration. Legal: --config.sample.FIELD, "
-                "--config.data.source.FIELD, and the flags of 'ldm-jax inspect --help'."
-            )
+    sampling_flags.check_overrides("inspect", overrides, ("sample.", "data.source."))
     source = Path(arguments.workdir).expanduser()
     config = read_config(source).lock()
     apply_overrides(config, overrides)

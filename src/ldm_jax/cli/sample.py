@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ldm_jax.cli import processes, sampling_flags
-from ldm_jax.cli.config_args import apply_overrides, load_config
+from ldm_jax.cli import opening, processes, sampling_flags
 from ldm_jax.cli.numbers import finite, whole
 from ldm_jax.cli.progress import Progress
 from ldm_jax.core.checks import UserError, read_text
@@ -41,8 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR_OR_FILE",
         help="a model of any layout: also of 'ldm-jax convert', diffusers or CompVis",
     )
-    add("--config", metavar="FILE", help="of the model, where a CompVis file does not tell")
-    add("--tokenizer", metavar="DIR", help="a Hugging Face folder, where the model has none")
+    opening.add_arguments(parser)
     add("--out", metavar="DIR", help="folder for the images (default: WORKDIR/out, or ./out)")
     add("--prompt", metavar="TEXT", action="append", help="repeat it for several images")
     add("--prompts", metavar="FILE", help="text file, one prompt or class number a line")
@@ -92,7 +90,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     lines = _lines(arguments)
     _check_count(arguments, lines)
     conditions = _conditions(arguments)
-    config = _config(source, arguments, overrides)
+    given = [*sampling_flags.shortcuts(arguments), *overrides]
+    config = opening.model_config("sample", source, arguments, given)
     out = Path(arguments.out or (source / "out" if arguments.workdir else "out"))
     with processes.one_of_many(arguments, overrides):
         _sample(source, config, (lines, conditions), out, arguments)
@@ -108,18 +107,11 @@ def _sample(
     """Draws what was read: lines of prompts or classes, and other conditions."""
     lines, conditions = read
     from ldm_jax.cli.sample_files import SampleFolder
-    from ldm_jax.pipeline import Pipeline
     from ldm_jax.train.preflight import check_folder, check_sampling
 
     check_folder("--out", out)
     check_sampling(config, arguments.size)
-    pipeline = Pipeline.from_checkpoint(
-        source,
-        config=config,
-        tokenizer=arguments.tokenizer,
-        ema=not arguments.raw,
-        dtype=arguments.dtype,
-    )
+    pipeline = opening.open_pipeline(source, config, arguments)
     first = processes.first_process(arguments)
     for note in pipeline.notes if first else ():
         print(f"note: {note}")
@@ -237,26 +229,6 @@ def _wanted(
     if arguments.mask is not None:
         wanted["mask"] = read_image("--mask", arguments.mask, 1)[..., 0]
     return wanted
-
-
-def _config(source: Path, arguments: argparse.Namespace, overrides: list[str]) -> Any:
-    """Returns the model's configuration with the flags in it; a run's can change in part only."""
-    from ldm_jax.train.checkpoint import is_workdir, read_config
-    from ldm_jax.train.exchange import read_model_config
-
-    if arguments.workdir or is_workdir(source):
-        if arguments.config:
-            raise UserError("--config: a trained run keeps its own. Legal: --config.sample.FIELD.")
-        if arguments.tokenizer:
-            raise UserError("--tokenizer: a trained run keeps its own. Legal: not with --workdir.")
-        sampling_flags.check_overrides("sample", overrides, ("sample.",))
-        config = read_config(source).lock()
-    elif arguments.config:
-        config = load_config(arguments.config)
-    else:
-        config = read_model_config(source, ema=not arguments.raw)
-    apply_overrides(config, [*sampling_flags.shortcuts(arguments), *overrides])
-    return config
 
 
 def _conditions(arguments: argparse.Namespace) -> dict[str, Any] | None:

@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ldm_jax.cli import sampling_flags
-from ldm_jax.cli.config_args import apply_overrides
+from ldm_jax.cli import opening
 from ldm_jax.cli.numbers import whole
 from ldm_jax.core.checks import UserError, read_text
 
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR_OR_FILE",
         help="a trained run, or a model of 'ldm-jax convert', diffusers or CompVis",
     )
-    add("--tokenizer", metavar="DIR", help="a Hugging Face folder, where the model has none")
+    opening.add_arguments(parser)
     add("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     add("--port", type=whole(0), default=7860, help="0 takes one that is free (default: 7860)")
     add("--password_file", metavar="FILE", help="its first line is the password")
@@ -45,23 +44,11 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         raise UserError(f"--port={arguments.port}: legal is 0 to 65535.")
     password = _password(arguments.password_file)
     check_address(arguments.host, password)
-    from ldm_jax.pipeline import Pipeline
     from ldm_jax.studio.studio import Studio
-    from ldm_jax.train.checkpoint import is_workdir, read_config
-    from ldm_jax.train.exchange import read_model_config
 
     source = Path(arguments.checkpoint).expanduser()
-    sampling_flags.check_overrides("studio", overrides, ("sample.",))
-    trained = is_workdir(source)
-    config = read_config(source) if trained else read_model_config(source, ema=not arguments.raw)
-    apply_overrides(config.lock(), overrides)
-    pipeline = Pipeline.from_checkpoint(
-        source,
-        config=config,
-        tokenizer=arguments.tokenizer,
-        ema=not arguments.raw,
-        dtype=arguments.dtype,
-    )
+    config = opening.model_config("studio", source, arguments, overrides)
+    pipeline = opening.open_pipeline(source, config, arguments)
     studio = Studio(
         pipeline,
         every=arguments.every,
@@ -82,7 +69,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
 
 def _flags(arguments: argparse.Namespace, overrides: list[str]) -> list[str]:
     """Returns the flags of `ldm-jax sample` that open the same model."""
-    named = {name: getattr(arguments, name) for name in ("tokenizer", "dtype")}
+    named = {name: getattr(arguments, name) for name in ("config", "tokenizer", "dtype")}
     found = [f"--{name}={value}" for name, value in named.items() if value is not None]
     return [*found, *(["--raw"] if arguments.raw else []), *overrides]
 
