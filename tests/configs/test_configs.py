@@ -96,7 +96,7 @@ def trace_train_step(path):
     assert "param_norm" in metrics
     for group in task.groups:
         prefix = "" if len(task.groups) == 1 else f"{group}/"
-        assert {f"{prefix}{name}" for name in ("loss", "grad_norm", "update_norm")} <= set(metrics)
+        assert {f"{prefix}{name}" for name in ("loss", "grad_norm")} <= set(metrics)
     assert all(value.shape == () for value in metrics.values())
     assert float(learning_rate(config.train.warmup_steps)) == pytest.approx(
         assemble.effective_learning_rate(config)[0], rel=1e-3

@@ -90,7 +90,6 @@ def make_train_step(
             prefix = "" if len(task.groups) == 1 else f"{group}/"
             metrics |= {f"{prefix}{name}": value for name, value in output.items()}
             metrics[f"{prefix}grad_norm"] = optax.tree.norm(gradients)
-            metrics[f"{prefix}update_norm"] = optax.tree.norm(updates)
             gradient_norms |= layer_norms(gradients) if detailed else {}
         step = state.step + 1
         with jax.named_scope("ema"):
@@ -99,7 +98,8 @@ def make_train_step(
             before = jax.device_put(state.ema_params, jax.memory.Space.Device)
             ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), before, params)
             ema |= {name: params[name] for name in not_averaged}
-        metrics["param_norm"] = optax.tree.norm(params)
+        # A sum in the same loop as an update would part it in two, each with its own traffic.
+        metrics["param_norm"] = optax.tree.norm(jax.lax.optimization_barrier(params))
         more = {"gradient": gradient_norms, "after": layer_norms(params)} if detailed else {}
         return TrainState(step, params, ema, opt_state, mutable), {**metrics, **more}
 

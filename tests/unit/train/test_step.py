@@ -94,7 +94,6 @@ def test_three_steps_by_hand(accumulation):
             "loss": (error**2).mean(),
             "error": np.abs(error).mean(),
             "grad_norm": np.linalg.norm(gradient),
-            "update_norm": RATE * np.linalg.norm(gradient),
             "param_norm": np.linalg.norm(w),
         }
         assert set(metrics) == set(expected)
@@ -139,7 +138,7 @@ def test_groups_take_turns_and_train_only_their_own():
     np.testing.assert_allclose(state.params["player_b"], b, rtol=1e-6)
     np.testing.assert_allclose(state.ema_params["player_b"], b, rtol=1e-6)
     np.testing.assert_allclose(metrics["b/loss"], -((a - 6.0) ** 2), rtol=1e-6)
-    names = {f"{g}/{m}" for g in "ab" for m in ("loss", "grad_norm", "update_norm")}
+    names = {f"{g}/{m}" for g in "ab" for m in ("loss", "grad_norm")}
     assert set(metrics) == names | {"param_norm"}
 
 
