@@ -51,9 +51,9 @@ def _task(name: str, what: str, form: str = "{:.3f}") -> Result:
     return Result(what, read, controls)
 
 
-def _means(rows: Sequence[Row]) -> dict[str, float]:
-    """Returns the first score of every point of a study, over its seeds."""
-    metric = next(iter(rows[0]["scores"]))
+def _means(rows: Sequence[Row], metric: str | None = None) -> dict[str, float]:
+    """Returns a score of every point of a study, by default the first, over its seeds."""
+    metric = metric or next(iter(rows[0]["scores"]))
     return {
         name: mean_of([row["scores"][metric] for row in group]).value
         for name, group in by_name(rows).items()
@@ -74,6 +74,12 @@ def _least(what: str) -> Result:
 
     what = f"Fashion-MNIST, {what}, one seed: Fréchet distance by a classifier's features"
     return Result(what, read, controls)
+
+
+def _ratio(rows: Sequence[Row], what: str) -> float:
+    """Returns how many times as many images a second latents make as pixels."""
+    means = _means(rows, f"{what} images/s")
+    return means["LDM-4"] / means["LDM-1"]
 
 
 def _share(found: Any) -> str:
@@ -124,6 +130,26 @@ RESULTS = {
     "latent_scale/results.jsonl": (_least("the best deviation of the latents"),),
     "guidance/results.jsonl": (_least("the best scale of guidance"),),
     "parameterization/results.jsonl": (_least("the best target and schedule"),),
+    "samplers/results.jsonl": (_least("the best sampler with 50 steps"),),
+    "conditioning/results.jsonl": (
+        Result(
+            "shapes, a label map concatenated, one seed: mean IoU",
+            lambda rows: f"{_means(rows)['map-concat']:.3f}",
+            lambda rows: f"by cross-attention {_means(rows)['map-attention']:.3f}",
+        ),
+        Result(
+            "shapes, a class by cross-attention, one seed: right colour and shape",
+            lambda rows: f"{_means(rows)['class-attention']:.3f}",
+            lambda rows: f"concatenated {_means(rows)['class-concat']:.3f}",
+        ),
+    ),
+    "inpainting_cost/results.jsonl": (
+        Result(
+            "shapes, inpainting, latents against pixels: images a second, trained and drawn",
+            lambda rows: " and ".join(f"{_ratio(rows, x):.1f} ×" for x in ("trained", "drawn")),
+            lambda rows: "the paper from 2.9 × and 3.7 ×",
+        ),
+    ),
     "emoji/results.json": (
         Result(
             "emoji by caption, combinations never seen: category and skin tone right",

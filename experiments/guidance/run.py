@@ -106,8 +106,8 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
         Panel("guidance scale", "share", curves(*shares), log_x=True),
     ]
     save_plot(out / "guidance.png", panels)
-    least = best(groups, distance, min)
-    inside = least not in (next(iter(groups)), list(groups)[-1])
+    least = best(groups, distance)
+    inside = not {next(iter(groups)), list(groups)[-1]} & set(least.split(" and "))
     lines = [
         *make_table(groups, {name: Column.of(name) for name in first["scores"]}),
         "",

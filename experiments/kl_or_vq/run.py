@@ -129,7 +129,7 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
         f"{settings['steps']} steps, eta 0, no guidance, averaged weights.",
         about_seeds(groups),
         "",
-        f"- {sharpest} keeps most of an image, and samples are best on {best(groups, metric)}.",
+        f"- Most of an image is kept by {sharpest}; samples are best on {best(groups, metric)}.",
         "",
         made_on(groups),
     ]

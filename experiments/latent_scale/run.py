@@ -132,7 +132,11 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
         about_seeds(groups),
         "",
         f"- Best is {least}"
-        + (", what `scale_factor='std'` gives." if least == "std-1" else ", and not 1."),
+        + (
+            ", what `scale_factor='std'` gives."
+            if "std-1" in least.split(" and ")
+            else ", and not 1."
+        ),
         "",
         made_on(groups),
     ]

@@ -136,7 +136,7 @@ def write_report(rows: Sequence[Row], out: Path) -> str:
         "weights. heun asks the network twice in a step, but for the last.",
         about_seeds(groups),
         "",
-        f"- With {settings['steps'][0]} steps {few} is best, with {settings['steps'][-1]} {many}.",
+        f"- Best with {settings['steps'][0]} steps: {few}; with {settings['steps'][-1]}: {many}.",
         "",
         made_on(groups),
     ]

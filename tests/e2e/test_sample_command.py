@@ -223,7 +223,7 @@ def test_windows_tiles_and_rescaling(draw, pipeline):
 WRONG = [
     (["--prompts", "."], "--prompts=.: is a folder; expected one prompt a line."),
     (["--tokenizer", "none"], "--tokenizer: a trained run keeps its own. Legal: with other model"),
-    (["--config", "none"], "--config: a trained run keeps its own. Legal: with other models."),
+    (["--config", "none"], "--config: a trained run keeps its own. Legal: --config.sample.F"),
     (["--rescale", "0.5", "--guidance", "1"], "guidance_rescale: has no effect without guidance."),
     (["--image", "none.png"], "--image=none.png: cannot be read as an image ("),
     (["--mask", "IMAGE"], "mask: has no effect without an image."),

@@ -1,5 +1,6 @@
 """The studio without a browser: what its buttons do is what the pipeline does."""
 
+import argparse
 import dataclasses
 import json
 import shlex
@@ -8,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from ldm_jax.cli import studio as studio_command
 from ldm_jax.cli.main import main
 from ldm_jax.cli.sample_files import read_image
 from ldm_jax.core.checks import UserError
@@ -394,6 +396,32 @@ def test_the_command_draws_the_same(runs, tmp_path, settings):
         assert main([*words, "--out", str(folder / "out")]) == 0
         drawn = read_image("", str(folder / "out" / "00000.png"), 3)
         np.testing.assert_array_equal(drawn, tree.run.images()[0], err_msg=name)
+
+
+def test_the_settings_have_the_last_word_in_the_command(pipeline, reading, settings):
+    opened = ["--dtype=float32", "--raw", "--config.sample.spacing=reference"]
+    gone = [f"--config.sample.{x}" for x in ("steps=3", "guidance_scale=9", "sampler.name=ddim")]
+    option = "--config.sample.sampler.eta=0.5"
+    more = [*opened, *gone, option]
+    for sampler, kept in (("ddim", [*opened, option]), ("euler", opened)):
+        now = dataclasses.replace(settings, sampler=sampler)
+        typed, _ = command(pipeline, reading, now, False, more)
+        words = shlex.split(typed)
+        assert words[-len(kept) :] == kept
+        assert f"--sampler={sampler}" in words
+        assert not set(gone) & set(words)
+
+
+def test_flags_that_opened_the_model_are_those_of_sample():
+    parser = argparse.ArgumentParser()
+    studio_command.add_arguments(parser)
+    overrides = ["--config.sample.spacing", "reference", "--config.task.parameterization=v"]
+    given = ["--checkpoint=x", "--config=c.py", "--tokenizer=t", "--dtype=bfloat16", "--raw"]
+    assert studio_command.opening_flags(parser.parse_args(given), overrides) == [
+        *given[1:],
+        "--config.sample.spacing=reference",
+        "--config.task.parameterization=v",
+    ]
 
 
 def _open(workdir):

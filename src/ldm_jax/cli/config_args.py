@@ -95,6 +95,17 @@ def apply_overrides(config: ConfigDict, arguments: list[str]) -> None:
     Raises:
       UserError: unknown argument or field, or a value of the wrong type, naming what is legal.
     """
+    pairs = read_overrides(arguments)
+    for dotted, value in sorted(pairs, key=lambda pair: not pair[0].endswith(".name")):
+        _set(config, dotted, value)
+
+
+def read_overrides(arguments: list[str]) -> list[tuple[str, str]]:
+    """Returns (field, value) of each `--config.FIELD=VALUE`; the value may be a word of its own.
+
+    Raises:
+      UserError: something else stands there.
+    """
     pairs, pending = [], list(arguments)
     while pending:
         argument = pending.pop(0)
@@ -106,8 +117,7 @@ def apply_overrides(config: ConfigDict, arguments: list[str]) -> None:
                 raise UserError(f"{name}: needs a value, as {name}=VALUE.")
             value = pending.pop(0)
         pairs.append((name.removeprefix("--config."), value))
-    for dotted, value in sorted(pairs, key=lambda pair: not pair[0].endswith(".name")):
-        _set(config, dotted, value)
+    return pairs
 
 
 def _set(config: ConfigDict, dotted: str, text: str) -> None:

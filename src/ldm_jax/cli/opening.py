@@ -37,9 +37,11 @@ def model_config(
     from ldm_jax.train.exchange import read_model_config
 
     if getattr(arguments, "workdir", None) or is_workdir(source):
-        for name in ("config", "tokenizer"):
+        for name, more in (("config", "--config.sample.FIELD, or "), ("tokenizer", "")):
             if getattr(arguments, name):
-                raise UserError(f"--{name}: a trained run keeps its own. Legal: with other models.")
+                raise UserError(
+                    f"--{name}: a trained run keeps its own. Legal: {more}with other models."
+                )
         sampling_flags.check_overrides(command, overrides, ("sample.",))
         config = read_config(source).lock()
     elif arguments.config:

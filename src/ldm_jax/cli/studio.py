@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ldm_jax.cli import opening
+from ldm_jax.cli.config_args import read_overrides
 from ldm_jax.cli.numbers import whole
 from ldm_jax.core.checks import UserError, read_text
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
         pipeline,
         every=arguments.every,
         most_images=arguments.most_images,
-        flags=_flags(arguments, overrides),
+        flags=opening_flags(arguments, overrides),
     )
     app, address = serve(
         studio,
@@ -67,11 +68,12 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> None:
     app.block_thread()
 
 
-def _flags(arguments: argparse.Namespace, overrides: list[str]) -> list[str]:
+def opening_flags(arguments: argparse.Namespace, overrides: list[str]) -> list[str]:
     """Returns the flags of `ldm-jax sample` that open the same model."""
     named = {name: getattr(arguments, name) for name in ("config", "tokenizer", "dtype")}
     found = [f"--{name}={value}" for name, value in named.items() if value is not None]
-    return [*found, *(["--raw"] if arguments.raw else []), *overrides]
+    fields = [f"--config.{field}={value}" for field, value in read_overrides(overrides)]
+    return [*found, *(["--raw"] if arguments.raw else []), *fields]
 
 
 def _password(file: str | None) -> str | None:

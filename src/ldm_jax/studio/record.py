@@ -108,7 +108,7 @@ def command(
       reading: of it.
       settings: of the run.
       steered: whether these are not all that it was told.
-      more: flags that the model was opened with.
+      more: flags that the model was opened with, each with its value behind '='.
     """
     if steered:
         return "", "This run was steered under way, which no single command does."
@@ -132,9 +132,17 @@ def command(
     named = {name: file for name, file in files.items() if file is not None}
     # Joined by '=': a prompt may begin with a dash.
     words = [f"--{name}={value}" for name, value in {**flags, **named}.items()]
-    words = ["ldm-jax", "sample", *words, *more]
+    words = ["ldm-jax", "sample", *words, *_undecided(more, settings, pipeline)]
     beside = f", beside {', '.join(named.values())}" if named else ""
     return shlex.join(words), f"The command draws the same{beside}."
+
+
+def _undecided(more: Sequence[str], settings: Settings, pipeline: Pipeline) -> list[str]:
+    """Returns the flags without those on which the settings have the last word."""
+    decided = ["steps=", "guidance_scale=", "sampler.name="]
+    if settings.sampler != pipeline.config.sample.sampler.name:
+        decided.append("sampler.")  # options of the sampler that is not used
+    return [x for x in more if not x.startswith(tuple(f"--config.sample.{y}" for y in decided))]
 
 
 def _told(reading: Reading, settings: Settings) -> dict[str, Any]:

@@ -70,13 +70,19 @@ def make_table(groups: Mapping[str, Sequence[Row]], columns: Mapping[str, Column
     return lines
 
 
-def best(groups: Mapping[str, Sequence[Row]], score: str, choose: Callable[..., str] = min) -> str:
-    """Returns the name whose mean score is the least, or with `max` the highest."""
+def best(
+    groups: Mapping[str, Sequence[Row]], score: str, choose: Callable[..., float] = min
+) -> str:
+    """Returns the name whose mean score is the least, or with `max` the highest.
+
+    Of several that are equal to four digits, all.
+    """
     means = {
         name: mean_of([row["scores"][score] for row in group]).value
         for name, group in groups.items()
     }
-    return choose(means, key=lambda name: means[name])
+    chosen = f"{choose(means.values()):.4g}"
+    return " and ".join(name for name, mean in means.items() if f"{mean:.4g}" == chosen)
 
 
 def about_seeds(groups: Mapping[str, Sequence[Row]]) -> str:

@@ -53,7 +53,7 @@ def save_plot(path: Path, panels: Sequence[Panel]) -> None:
     Raises:
       UserError: there is no matplotlib.
     """
-    figure, axes = _subplots(len(panels))
+    figure, axes, ticker = _subplots(len(panels))
     for axis, panel in zip(axes, panels, strict=True):
         for label, points in panel.curves.items():
             means = [mean_of(y) for _, y in points]
@@ -68,10 +68,16 @@ def save_plot(path: Path, panels: Sequence[Panel]) -> None:
                 linewidth=1,
                 label=label,
             )
-        axis.set_xlabel(textwrap.fill(panel.x_label, _X_CHARACTERS))
-        axis.set_ylabel(textwrap.fill(panel.y_label, _Y_CHARACTERS))
-        axis.set_xscale("log" if panel.log_x else "linear")
-        axis.set_yscale("log" if panel.log_y else "linear")
+        axis.set_xlabel(_broken(panel.x_label, _X_CHARACTERS))
+        axis.set_ylabel(_broken(panel.y_label, _Y_CHARACTERS))
+        for log, one, set_scale in (
+            (panel.log_x, axis.xaxis, axis.set_xscale),
+            (panel.log_y, axis.yaxis, axis.set_yscale),
+        ):
+            if log:
+                set_scale("log", subs=())
+                one.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+                one.set_major_formatter("{x:g}")
         axis.tick_params(which="both", labelsize=7)
         axis.legend(fontsize=7)
     figure.tight_layout()
@@ -79,8 +85,14 @@ def save_plot(path: Path, panels: Sequence[Panel]) -> None:
     figure.savefig(path, dpi=_DPI)
 
 
-def _subplots(count: int) -> tuple[Any, Sequence[Any]]:
+def _broken(label: str, width: int) -> str:
+    return textwrap.fill(label, width, break_on_hyphens=False)
+
+
+def _subplots(count: int) -> tuple[Any, Sequence[Any], Any]:
+    """Returns a figure, its axes, and matplotlib's module of ticks."""
     try:
+        from matplotlib import ticker
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
@@ -90,4 +102,4 @@ def _subplots(count: int) -> tuple[Any, Sequence[Any]]:
     # Without pyplot, which keeps figures and picks a window system.
     figure = Figure(figsize=(4.5 * count, 3.2))
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, count, squeeze=False)[0]
+    return figure, figure.subplots(1, count, squeeze=False)[0], ticker

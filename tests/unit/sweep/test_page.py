@@ -35,6 +35,8 @@ def test_the_best_is_that_of_means():
     groups = {"a": [row("a", 0, 1.0), row("a", 1, 4.0)], "b": [row("b", 0, 2.0)]}
     assert best(groups, "x") == "b"
     assert best(groups, "x", max) == "a"
+    groups["c"] = [{"scores": {"x": 1.00004 * row["scores"]["x"]}} for row in groups["a"]]
+    assert best(groups, "x", max) == "a and c"
 
 
 def test_newest_rows_compare_if_they_were_measured_alike():
