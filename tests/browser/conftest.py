@@ -1,37 +1,24 @@
 """The studio's command in a process of its own, and a browser before it."""
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from compiling import as_users_compile
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory):
-    """The quickstart's model; `LDM_JAX_QUICKSTART=DIR` takes the folder of an earlier run."""
-    folder = os.environ.get("LDM_JAX_QUICKSTART")
-    if folder is None:
-        folder = tmp_path_factory.mktemp("quickstart")
-        script = ROOT / "experiments" / "quickstart" / "run.py"
-        subprocess.run(
-            [sys.executable, script, "--workdir", str(folder)],
-            check=True,
-            env={**os.environ, "XLA_FLAGS": ""},
-        )
-    return Path(folder) / "diffusion"
+def model(quickstart):
+    return quickstart / "diffusion"
 
 
 @pytest.fixture(scope="session")
 def address(model):
     """Where the studio is served."""
     command = [sys.executable, "-m", "ldm_jax.cli.main", "studio", "--checkpoint", str(model)]
-    told = {**os.environ, "JAX_LOG_COMPILES": "1", "XLA_FLAGS": ""}  # as for a person
+    told = {**as_users_compile(), "JAX_LOG_COMPILES": "1"}
     log = model.parent / "studio.log"
     with (
         log.open("w") as errors,

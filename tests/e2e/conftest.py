@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import pytest
-from compiling import quick_compilation
+from tiny import random_weights
 
 from ldm_jax.cli.main import main
 from ldm_jax.pipeline import Pipeline
@@ -27,11 +26,10 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     runs = Runs(root / "autoencoder", root / "text", root / "class")
     first_stage = f"--config.task.first_stage.workdir={runs.autoencoder}"
-    with quick_compilation():
-        for name, workdir in zip(("autoencoder", "text", "class"), runs, strict=True):
-            extra = [] if name == "autoencoder" else [first_stage]
-            command = ["train", "--config", f"{TINY}:{name}", "--workdir", str(workdir), *extra]
-            assert main(command) == 0
+    for name, workdir in zip(("autoencoder", "text", "class"), runs, strict=True):
+        extra = [] if name == "autoencoder" else [first_stage]
+        command = ["train", "--config", f"{TINY}:{name}", "--workdir", str(workdir), *extra]
+        assert main(command) == 0
     return runs
 
 
@@ -47,17 +45,11 @@ def vivid(runs):
 
 
 def _vivid(pipeline):
-    draw = np.random.default_rng(0)
-
-    def fill(path, x):
-        values = draw.standard_normal(x.shape)
-        if x.ndim > 1:
-            values *= 1.0 if "embedding" in str(path[-1]) else np.prod(x.shape[:-1]) ** -0.5
-        else:
-            values = 0.1 * values + ("scale" in str(path[-1]))
-        return jax.device_put(values.astype(np.float32), x.sharding)
-
-    params = jax.tree_util.tree_map_with_path(fill, pipeline._params)
+    params = jax.tree.map(
+        lambda value, x: jax.device_put(value, x.sharding),
+        random_weights(pipeline._params),
+        pipeline._params,
+    )
     return Pipeline(
         pipeline.config, pipeline.task, params, pipeline._frozen, pipeline.mesh, pipeline.step
     )

@@ -18,8 +18,6 @@ from ldm_jax.train.loop import train
 TINY = str(Path(__file__).parent / "tiny.py")
 BUCKETS = "--config.data.buckets=((16,16),(8,24))"
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 class Pictures:
     """Squares and wide images, with captions, maps and masks of the same shape."""

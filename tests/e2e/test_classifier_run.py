@@ -18,7 +18,6 @@ from ldm_jax.train.exchange import open_model
 from ldm_jax.train.load import load_classifier
 
 TINY = f"{Path(__file__).parent / 'tiny.py'}:classifier"
-pytestmark = pytest.mark.usefixtures("quick")
 
 
 def train(workdir, *overrides):
@@ -30,7 +29,7 @@ def first_stage(workdir):
 
 
 @pytest.fixture(scope="module")
-def run(runs, quick, tmp_path_factory):
+def run(runs, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("classifier") / "run"
     assert train(workdir, first_stage(runs.classes)) == 0
     return workdir

@@ -19,8 +19,6 @@ TINY = str(Path(__file__).parent / "tiny.py")
 COMMAND = Path(sys.executable).with_name("ldm-jax")
 PROMPT = "a large red circle at the top left"
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def refuse(capfd, *arguments):
     """Runs a command that must fail, and returns its one line of standard error."""

@@ -204,13 +204,7 @@ def test_a_point_goes_on_from_what_it_has_scored(study, tmp_path, monkeypatch):
     not (TFDS / "fashion_mnist").is_dir(), reason="needs the TFDS directory of Fashion-MNIST"
 )
 def test_two_factors_are_trained_scored_and_not_run_again(tmp_path):
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": QUICK_FLAGS,
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
+    environment = {**os.environ, "XLA_FLAGS": QUICK_FLAGS}
     arguments = ("--size", "smoke", "--data", TFDS, "--workdir", tmp_path)
     command = [sys.executable, FOLDER / "run.py", *arguments]
     for _ in range(2):

@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from ldm_jax.cli.main import main
@@ -18,8 +17,6 @@ from ldm_jax.train import assemble
 from ldm_jax.train.checkpoint import read_config, read_item
 
 TEXT = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
-
-pytestmark = pytest.mark.usefixtures("quick")
 
 
 def example():

@@ -23,8 +23,6 @@ from ldm_jax.train.exchange import open_model, read_model_config
 TINY = str(Path(__file__).parent / "tiny.py")
 PROMPTS = ["a large red circle at the top left", "a small blue square at the bottom"]
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def run(*arguments):
     assert main([str(argument) for argument in arguments]) == 0

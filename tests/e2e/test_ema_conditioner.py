@@ -15,8 +15,6 @@ from ldm_jax.train.convert import convert
 from ldm_jax.train.exchange import open_model, read_model_config
 from ldm_jax.train.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def pixel_config(**fields):
     config = tiny.get_config("class")

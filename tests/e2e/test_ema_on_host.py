@@ -10,8 +10,6 @@ from ldm_jax.parallel.sharding import placed
 from ldm_jax.train.checkpoint import restore_params
 from ldm_jax.train.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def config(steps, **fields):
     settings = tiny.get_config("autoencoder")

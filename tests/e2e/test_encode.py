@@ -29,8 +29,6 @@ from ldm_jax.train.loop import train
 TINY = str(Path(__file__).parent / "tiny.py")
 FLIPS = "--config.data.flip_probability=0.5"
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def run(*arguments):
     assert main([str(argument) for argument in arguments]) == 0

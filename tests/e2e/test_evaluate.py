@@ -21,8 +21,6 @@ TINY = str(Path(__file__).parent / "tiny.py")
 # 20 samples are three buckets of 8, one image for each device.
 SOME = ("--extractor", "pixels", "--num_samples", "20", "--num_reference", "24")
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture
 def measure(capfd):

@@ -29,9 +29,6 @@ def environment(tmp_path_factory):
         **os.environ,
         "XLA_FLAGS": QUICK_FLAGS,
         "PYTHONPATH": str(folder),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half of the time goes into compiling
     }
 
 

@@ -15,10 +15,7 @@ OVERRIDES = (
     "--config.evaluation.every=1",
 )
 
-pytestmark = [
-    pytest.mark.usefixtures("quick"),
-    pytest.mark.slow,  # two compilations of both players on eight devices
-]
+pytestmark = pytest.mark.slow  # two compilations of both players on eight devices
 
 
 def test_parts_of_the_state_are_evaluated_and_taken_from_another_model(tmp_path):

@@ -20,8 +20,6 @@ from ldm_jax.models.inception import Inception
 TINY = f"{Path(__file__).parent / 'tiny.py'}:adversarial"
 METRICS = "--config.evaluation.metrics=('psnr', 'ssim', 'lpips')"
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):

@@ -34,8 +34,6 @@ CLIP = {
 }
 PROMPTS = ["a large red circle at the top left", "a small blue square"]
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def write_tower(folder, seed=0):
     """Writes a text tower as transformers does, of random numbers."""

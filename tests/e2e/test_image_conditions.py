@@ -31,8 +31,6 @@ CLIP = {
 }
 SOURCE = Shapes(image_size=16, max_objects=1, num_examples=64)
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def make_config(conditioner, **fields):
     """Returns a model of 16×16 pixels, without a first stage, on one object."""

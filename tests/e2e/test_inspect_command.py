@@ -1,7 +1,6 @@
 """`ldm-jax inspect`: its pictures are of the model and of its samples."""
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from ldm_jax.cli.main import main
@@ -12,8 +11,6 @@ from ldm_jax.pipeline import Pipeline
 
 PROMPT = "a large red circle at the top left"
 SIDE = 96  # of an image of 16 pixels in a picture
-
-pytestmark = pytest.mark.usefixtures("quick")
 
 
 def command(*arguments):

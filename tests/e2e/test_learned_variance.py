@@ -19,8 +19,6 @@ from ldm_jax.train.loop import train
 
 RED = "a large red circle at the top left"
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def configured(runs, *overrides):
     config = load_config(f"{__file__.removesuffix('test_learned_variance.py')}tiny.py:text")

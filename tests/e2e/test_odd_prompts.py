@@ -21,8 +21,6 @@ ODD = [
     "x" * 2**20,
 ]
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def ours(capfd):
     """Returns the lines on standard error that are ours and not the progress bar's."""

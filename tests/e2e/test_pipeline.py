@@ -19,8 +19,6 @@ PROMPTS = [
     "a large green square at the middle center",
 ]
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture(scope="module")
 def pipeline(runs):

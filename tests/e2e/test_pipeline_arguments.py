@@ -21,8 +21,6 @@ LEFT = np.repeat([np.arange(16) < 8], 16, axis=0).astype(np.float32)
 # float32 images about [-1, 1], from other programs or batches
 CLOSE = {"rtol": 0, "atol": 2e-5}
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture(scope="module")
 def pipeline(vivid):

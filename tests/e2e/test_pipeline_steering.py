@@ -18,8 +18,6 @@ LEFT = np.repeat([np.arange(16) < 8], 16, axis=0).astype(np.float32)
 STEPS, CUT, SEED = 6, 2, 5
 SETTINGS = {"steps": STEPS, "seed": SEED, "sampler": "dpmpp_2m", "output": "float32"}
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture(scope="module")
 def pipeline(vivid):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compiling import as_users_compile
 
 from ldm_jax.cli.config_args import load_config
 from ldm_jax.cli.main import main
@@ -22,8 +23,6 @@ from ldm_jax.train.abstract_run import abstract_run
 from ldm_jax.train.checkpoint import write_config
 
 TINY = str(Path(__file__).parent / "tiny.py")
-
-pytestmark = pytest.mark.usefixtures("quick")
 
 
 def command(*arguments):
@@ -85,7 +84,7 @@ MESH = (2, 4, 1)
 
 
 @pytest.fixture(scope="module")
-def found(quick):
+def found():
     """The plan of a class-conditional model on the eight devices here."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
@@ -210,6 +209,7 @@ def on_a_tpu(*arguments):
         text=True,
         check=False,
         timeout=1800,
+        env=as_users_compile(),
     )
 
 

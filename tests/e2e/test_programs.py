@@ -21,8 +21,6 @@ from ldm_jax.tasks.guided import Controls
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train.sampling import Programs, bucket_size, buckets
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 LEFT = np.repeat(np.arange(16) < 8, 16).reshape(16, 16).T.astype(np.float32)
 RED, BLUE = "a large red circle at the top left", "a small blue cross at the bottom right"

@@ -3,11 +3,7 @@
 Trains it first (ten minutes); `LDM_JAX_QUICKSTART=DIR` takes the folder of an earlier run instead.
 """
 
-import importlib.util
 import logging
-import os
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,18 +18,8 @@ PROMPT = "a large red circle at the middle center"
 
 
 @pytest.fixture(scope="module")
-def pipe(tmp_path_factory):
-    folder = os.environ.get("LDM_JAX_QUICKSTART")
-    if folder is None:
-        folder = tmp_path_factory.mktemp("quickstart")
-        script = Path(__file__).parents[2] / "experiments" / "quickstart" / "run.py"
-        spec = importlib.util.spec_from_file_location("quickstart_run", script)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["run.py", "--workdir", str(folder)])
-            module.main()
-    return Pipeline.from_checkpoint(Path(folder) / "diffusion")
+def pipe(quickstart, optimized):
+    return Pipeline.from_checkpoint(quickstart / "diffusion")
 
 
 def psnr(a, b):

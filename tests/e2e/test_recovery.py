@@ -16,8 +16,6 @@ from ldm_jax.train.checkpoint import read_config
 
 TINY = str(Path(__file__).parent / "tiny.py")
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture
 def text(runs, tmp_path):

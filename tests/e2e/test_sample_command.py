@@ -14,8 +14,6 @@ PROMPT, OTHER = "a large red circle at the top left", "a small blue cross at the
 # 20 images are three buckets of 8, one image for each device.
 MANY = ("--prompt", PROMPT, "--num_images", 20)
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture(scope="module")
 def pipeline(runs):

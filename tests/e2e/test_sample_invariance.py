@@ -23,6 +23,8 @@ from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
 from ldm_jax.train.assemble import SampleSettings
 from ldm_jax.train.sampling import make_sample_fn
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 COUNT, SEED, RANGE = 8, 3, 2.0
 MESHES = [(1, 1, 1), (2, 1, 1), (1, 2, 2), (4, 1, 1), (8, 1, 1), (2, 4, 1)]
 AUTOENCODER = Autoencoder(

@@ -15,7 +15,6 @@ from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask
 from ldm_jax.train.step import compile_train_step, init_state, make_train_step
 
 SHAPES = [(2, 4, 1)]
-QUICK = {"xla_backend_optimization_level": 0}
 TASK = AdversarialAutoencoderTask(
     model=VQAutoencoder(
         channels=8,
@@ -36,8 +35,6 @@ TASK = AdversarialAutoencoderTask(
     code_init="data",
 )
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def batch():
     rng = np.random.default_rng(0)
@@ -57,7 +54,7 @@ def run(shape):
         step = make_train_step(TASK, optimizers, seed=0)
         step = compile_train_step(step, mesh, abstract, {})
         rows = put_batch(mesh, batch())
-        compiled = step.lower(state, {}, rows).compile(compiler_options=QUICK)
+        compiled = step.lower(state, {}, rows).compile()
         state, metrics = compiled(state, {}, rows)
         held = bytes_per_device(state.params)
         return start, jax.device_get(state), jax.device_get(metrics), held

@@ -27,8 +27,6 @@ from ldm_jax.train.step import compile_train_step, init_state, make_train_step
 
 ONE, SHAPES = (1, 1, 1), [(8, 1, 1), (2, 4, 1), (2, 2, 2)]
 BATCH, STEPS, LEARNING_RATE = 32, 2, 1e-3
-# Partitioning is finished before this stage, which only makes the test compile in half the time.
-QUICK = {"xla_backend_optimization_level": 0}
 TENSOR_KERNEL = r"/(to_q|to_k|to_v|to_out|value|gate|hidden|out)/kernel$"
 TENSOR_BIAS = r"/(to_q|to_k|to_v|value|gate|hidden)/bias$"
 OPTIMIZER = make_optimizer(optax.constant_schedule(LEARNING_RATE), clip_norm=1.0)
@@ -48,8 +46,6 @@ UNET = UNet(
     transformer_depth=1,
     num_groups=8,
 )
-
-pytestmark = pytest.mark.usefixtures("quick")
 
 
 class TextTask:
@@ -133,7 +129,7 @@ def run(shape, accumulation=1, name="ldm"):
         step = make_train_step(task, optimizers, seed=0, accumulation=accumulation)
         step = compile_train_step(step, mesh, abstract, frozen)
         rows = put_batch(mesh, batch())
-        compiled = step.lower(state, frozen, rows).compile(compiler_options=QUICK)
+        compiled = step.lower(state, frozen, rows).compile()
         losses = []
         for _ in range(STEPS):
             state, metrics = compiled(state, frozen, rows)

@@ -28,8 +28,6 @@ RED, BLUE = "a large red circle at the top left", "a small blue cross at the bot
 LEFT = 255 * np.repeat([np.arange(16) < 8], 16, axis=0).astype(np.uint8)
 IMAGE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @pytest.fixture(scope="module")
 def pipeline(vivid):

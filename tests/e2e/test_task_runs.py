@@ -14,8 +14,6 @@ from ldm_jax.train.checkpoint import read_config
 from ldm_jax.train.data_refusal import refusal
 from ldm_jax.train.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 IMAGES = np.stack([Shapes(16, seed=3)[k]["image"] for k in range(2)])
 LEFT = np.repeat(np.arange(16)[None, :] < 8, 16, axis=0)
 

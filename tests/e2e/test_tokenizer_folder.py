@@ -17,8 +17,6 @@ from ldm_jax.interop.tensors import TensorInfo
 from ldm_jax.pipeline import Pipeline
 from ldm_jax.train.loop import train
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "green", "circle", "square", "##s")
 LENGTH = 7
 BERT = {"vocab_size": len(WORDS), "length": LENGTH, "dim": 32, "depth": 1, "num_heads": 2}

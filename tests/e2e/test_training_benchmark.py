@@ -27,7 +27,7 @@ def benchmark():
 
 
 @pytest.fixture(scope="module")
-def ours(benchmark, quick):
+def ours(benchmark):
     from presets import TRAINING
 
     (ours,) = benchmark.make_contenders(TRAINING["smoke"], "float32", "cpu", 2, [])

@@ -4,6 +4,8 @@ NAME is autoencoder, adversarial, text, class, classifier, or one of layout, sem
 super_resolution and inpainting. All but the first two need `--config.task.first_stage.workdir=DIR`.
 """
 
+import jax
+import numpy as np
 from ml_collections.config_dict import placeholder
 
 from ldm_jax.core.defaults import base_config
@@ -131,3 +133,18 @@ def get_config(name="autoencoder"):
     )
     config.sample.update(steps=2, guidance_scale=2.0, grid_images=4, per_device_batch=1)
     return config
+
+
+def random_weights(shapes):
+    """Returns weights like an initialisation's, but none of them zero: every layer shows."""
+    draw = np.random.default_rng(0)
+
+    def fill(path, x):
+        values = draw.standard_normal(x.shape)
+        if x.ndim > 1:
+            values *= 1.0 if "embedding" in str(path[-1]) else np.prod(x.shape[:-1]) ** -0.5
+        else:
+            values = 0.1 * values + ("scale" in str(path[-1]))
+        return values.astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, shapes)

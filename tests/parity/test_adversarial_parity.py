@@ -26,8 +26,6 @@ from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask, Perceptual
 SIZE, BATCH = 16, 3
 KL_WEIGHT, DISC_WEIGHT, PERCEPTUAL_WEIGHT = 1e-2, 0.75, 0.5
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 class Discriminator(torch.nn.Module):
     """Written from the facts sheet, section 2.5."""

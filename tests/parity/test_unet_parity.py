@@ -66,8 +66,6 @@ FAMILIES = {
     ),
 }
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def converted(theirs, tmp_path, **shapes):
     """Returns our network and its parameters, by way of the files that diffusers writes."""

@@ -21,15 +21,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "e2e" / "tiny.py"
 STEPS, EVERY = 30, 5
 ITEMS = ("params", "ema_params", "optimizer", "data")
-ENVIRONMENT = {
-    **os.environ,
-    "XLA_FLAGS": QUICK_FLAGS,  # one device
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half of the time goes into compiling
-}
-
-pytestmark = pytest.mark.usefixtures("quick")
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": QUICK_FLAGS}  # one device
 
 
 class Training:

@@ -22,8 +22,6 @@ from compiling import QUICK_FLAGS
 from ldm_jax.cli.main import main
 from ldm_jax.data.latent_cache import LatentCache
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "e2e" / "tiny.py"
 DEVICES, STEPS = 4, 6
@@ -84,9 +82,6 @@ class Command:
                     f"--xla_force_host_platform_device_count={DEVICES // self.count} {QUICK_FLAGS}"
                 ),
                 "JAX_PLATFORMS": "cpu",
-                "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
                 "ROWS": str(self.folder / f"rows-{number}"),
             }
             argv = [sys.executable, "-c", LAUNCHER, *self.arguments, *flags]

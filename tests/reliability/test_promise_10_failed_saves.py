@@ -11,18 +11,10 @@ from compiling import QUICK_FLAGS
 
 from ldm_jax.train.checkpoint import complete_steps
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "e2e" / "tiny.py"
 STEPS, EVERY = 60, 10
-ENVIRONMENT = {
-    **os.environ,
-    "XLA_FLAGS": QUICK_FLAGS,  # one device
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-}
+ENVIRONMENT = {**os.environ, "XLA_FLAGS": QUICK_FLAGS}  # one device
 # Each breaks saving once the first checkpoint is whole: when step 11 is called.
 FULL_DISK = """
 # Every write beyond the first 8 KiB of a file fails, as on a full disk or at a quota.

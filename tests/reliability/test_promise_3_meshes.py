@@ -42,8 +42,6 @@ total = sum(float(np.sum(x, dtype=np.float64)) for x in arrays)
 print(json.dumps({"devices": len(jax.devices()), "infos": found, "total": total}))
 """
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def random_state():
     """The state of a U-Net under AdamW, every number of it random, on the host."""

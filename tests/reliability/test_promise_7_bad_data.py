@@ -25,8 +25,6 @@ from ldm_jax.train.checkpoint import complete_steps
 TINY = str(Path(__file__).parents[1] / "e2e" / "tiny.py")
 COUNT, SIZE = 1200, 16  # so many that the odd ones stay below the default of max_bad_fraction
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def colours(number):
     """Returns four quarters, [16, 16, 3], by which an image is told from all others."""

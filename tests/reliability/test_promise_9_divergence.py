@@ -15,7 +15,6 @@ from ldm_jax.cli.main import main
 from ldm_jax.train.checkpoint import complete_steps
 
 TINY = str(Path(__file__).parents[1] / "e2e" / "tiny.py")
-pytestmark = pytest.mark.usefixtures("quick")
 # The next update makes the parameters 1e16, whose squares are numbers; the loss after it is none.
 DIVERGING = "--config.train.learning_rate=1e16"
 

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Array, PyTree
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.mesh import batch_shards, make_mesh
 from ldm_jax.parallel.sharding import (
     batch_sharding,
@@ -51,6 +52,7 @@ class RowProgram:
             lambda params, rows: apply(gather_weights(params), rows),
             in_shardings=(layout, batch_sharding(mesh)),
             out_shardings=replicated(mesh),
+            compiler_options=compiler_options(mesh),
         )
 
     def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from ldm_jax.inspection.noising import spread
 from ldm_jax.inspection.sheet import Cell, heat_over, sheet
 from ldm_jax.inspection.view import Subject, View
 from ldm_jax.inspection.words import word_tokens
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.pipeline import Generation, Pipeline
 from ldm_jax.train.assemble_data import build_tokenizer
 
@@ -149,7 +150,7 @@ class AttentionReader:
         task = pipeline.task
         self._pipeline = pipeline
 
-        @jax.jit
+        @functools.partial(jax.jit, compiler_options=compiler_options(pipeline.mesh))
         @functools.partial(
             jax.shard_map, mesh=pipeline.mesh, in_specs=P(), out_specs=P(), check_vma=False
         )

@@ -117,10 +117,10 @@ def trace_sampling(
     seeds = _rows(mesh, jax.ShapeDtypeStruct((size,), jnp.uint32))
     indices = _rows(mesh, jax.ShapeDtypeStruct((size,), jnp.int32))
     settings = assemble.build_sample_settings(run.config, task)
-    conditioning = jax.eval_shape(programs.condition, params, frozen, inputs)
+    conditioning = programs.condition.eval_shape(params, frozen, inputs)
     controls = Controls((conditioning,))
     if settings.guidance_scale != 1.0:
-        null = jax.eval_shape(lambda p, f: programs.null(size, p, f), params, frozen)
+        null = programs.null.eval_shape(size, params, frozen)
         scale: Any = jax.ShapeDtypeStruct((size,), jnp.float32)
         controls = Controls((conditioning,), null=null, scale=scale)
     shape = task.first_stage.latent_shape(task.image_size, task.image_size)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from ldm_jax.core.checks import UserError, check_in
 from ldm_jax.core.types import Array, Conditioning, PyTree
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.sharding import batch_sharding, put_batch, put_whole, shardings
 from ldm_jax.tasks.first_stage import Answered, Frozen
 from ldm_jax.tasks.latent_diffusion import LatentDiffusionTask
@@ -63,7 +64,12 @@ def make_condition_encoder(
         return [x.astype(dtype) for x in _routes(found).values()]
 
     rows = batch_sharding(mesh)
-    compiled = jax.jit(answer, in_shardings=(shardings(mesh, params), rows), out_shardings=rows)
+    compiled = jax.jit(
+        answer,
+        in_shardings=(shardings(mesh, params), rows),
+        out_shardings=rows,
+        compiler_options=compiler_options(mesh),
+    )
 
     def encode_conditions(inputs: Mapping[str, np.ndarray]) -> list[Array]:
         with jax.set_mesh(mesh):

@@ -22,6 +22,7 @@ from ldm_jax.data import SOURCES
 from ldm_jax.data.latent_cache import MANIFEST, Manifest, pack, read_manifest
 from ldm_jax.data.shards import count_records, write_shard
 from ldm_jax.data.transforms import WHITE, transform_example
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.mesh import make_mesh
 from ldm_jax.parallel.multihost import check_same, gather, is_first
 from ldm_jax.parallel.sharding import batch_sharding, put_batch, shardings
@@ -292,7 +293,12 @@ def _make_encoder(task: LatentDiffusionTask, mesh: Mesh, params: PyTree) -> Enco
         return task.first_stage.moments(params, to_float_images(images_u8))
 
     rows = batch_sharding(mesh)
-    compiled = jax.jit(moments, in_shardings=(shardings(mesh, params), rows), out_shardings=rows)
+    compiled = jax.jit(
+        moments,
+        in_shardings=(shardings(mesh, params), rows),
+        out_shardings=rows,
+        compiler_options=compiler_options(mesh),
+    )
 
     def encode_batch(images: np.ndarray) -> Array:
         with jax.set_mesh(mesh):  # by which a TPU's attention kernel knows its part

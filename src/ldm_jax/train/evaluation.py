@@ -18,6 +18,7 @@ from ldm_jax.interop.lpips_weights import load_lpips
 from ldm_jax.models.inception import FEATURES, Inception
 from ldm_jax.models.lpips import LPIPS
 from ldm_jax.models.quantizer import nearest_codes, perplexity
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.mesh import batch_shards
 from ldm_jax.parallel.sharding import (
     batch_sharding,
@@ -74,6 +75,7 @@ class Evaluation:
                 batch_sharding(mesh),
             ),
             out_shardings=replicated(mesh),
+            compiler_options=compiler_options(mesh),
         )
 
     def run(self, state: TrainState) -> dict[str, float]:

@@ -16,6 +16,7 @@ from ldm_jax.core.rng import Purpose, example_keys, step_key
 from ldm_jax.core.types import Array, PyTree
 from ldm_jax.data.pipeline import Stream
 from ldm_jax.interop.lpips_weights import load_lpips
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.sharding import placed, put_batch, put_rows, put_whole, replicated, shardings
 from ldm_jax.tasks.adversarial import AdversarialAutoencoderTask, Perceptual
 from ldm_jax.tasks.base import Task, to_float_images
@@ -239,7 +240,9 @@ def _measure(
             return first_stage.sample_unscaled(batch["moments"], keys)
         return first_stage.encode_unscaled(params, to_float_images(batch["image"]), keys)
 
-    encode_batch = jax.jit(encode, out_shardings=replicated(mesh))
+    encode_batch = jax.jit(
+        encode, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh)
+    )
     sums, seen = LatentSums(), 0
     while seen < num_images:
         batch = {k: v for k, v in next(stream).items() if k in ("image", "moments")}

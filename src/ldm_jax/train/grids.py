@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from ldm_jax.core.types import Array, PyTree
 from ldm_jax.evaluation.reconstruction import difference
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.sharding import replicated
 from ldm_jax.tasks.autoencoder import FirstStageTask
 from ldm_jax.tasks.base import Task, to_uint8_images
@@ -89,7 +90,9 @@ def _samples(
 def _reconstructions(task: FirstStageTask, examples: dict, mesh: Mesh) -> Grid:
     images = examples["image"]
 
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    @functools.partial(
+        jax.jit, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh)
+    )
     def triples(params: PyTree, images: Array) -> Array:
         found = to_uint8_images(task.reconstruct(params, {"image": images}))
         return jnp.stack([images, found, difference(images, found)], axis=1)

@@ -16,6 +16,7 @@ from ldm_jax.core.checks import UserError, check_positive
 from ldm_jax.core.types import PyTree
 from ldm_jax.evaluation.likelihood import Profile
 from ldm_jax.evaluation.rate_distortion import Curve, cumulative_rate
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.mesh import batch_shards
 from ldm_jax.parallel.sharding import put_rows, put_whole, replicated
 from ldm_jax.tasks.first_stage import Frozen
@@ -160,7 +161,9 @@ def make_profiles(
         out_specs=rows,
         check_vma=False,
     )
-    compiled = jax.jit(split, out_shardings=replicated(mesh))
+    compiled = jax.jit(
+        split, out_shardings=replicated(mesh), compiler_options=compiler_options(mesh)
+    )
     size = per_device_batch * batch_shards(mesh)
 
     def profiles(

@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from ldm_jax.core.axes import BATCH_AXES
 from ldm_jax.core.checks import UserError
 from ldm_jax.core.types import Array, Conditioning, PyTree
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.mesh import batch_shards
 from ldm_jax.parallel.sharding import put_rows, put_whole, replicated
 from ldm_jax.samplers.base import (
@@ -70,6 +71,7 @@ class Programs:
         whole, rows = P(), P(BATCH_AXES)
         # Loops start from constants, which JAX would not let become what varies over devices.
         parts = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+        jit = functools.partial(jax.jit, compiler_options=compiler_options(mesh))
 
         def run(params, frozen, guide_params, controls, state, table, seeds, indices, start, stop):
             predict = make_predict(task, params, frozen, controls, options, guide_params)
@@ -89,10 +91,10 @@ class Programs:
             return by_pieces(lambda x: stage.encode_mode(frozen, x, tile), images)
 
         condition = functools.partial(task.condition, encode=encode)
-        self.condition: Callable[..., Conditioning] = jax.jit(
+        self.condition: Callable[..., Conditioning] = jit(
             parts(condition, in_specs=(whole, whole, rows), out_specs=rows)
         )
-        self.advance: Callable[..., State] = jax.jit(
+        self.advance: Callable[..., State] = jit(
             parts(
                 run,
                 in_specs=(whole, whole, whole, *[rows] * 2, whole, *[rows] * 2, *[whole] * 2),
@@ -100,12 +102,10 @@ class Programs:
             ),
             donate_argnums=4,
         )
-        self.encode: Callable[..., Array] = jax.jit(
+        self.encode: Callable[..., Array] = jit(
             parts(encode, in_specs=(whole, rows), out_specs=rows)
         )
-        self.begin: Callable[..., State] = jax.jit(
-            parts(initial_state, in_specs=rows, out_specs=rows)
-        )
+        self.begin: Callable[..., State] = jit(parts(initial_state, in_specs=rows, out_specs=rows))
 
         # What is static comes first.
         def null_static(count: int, params: PyTree, frozen: Frozen) -> Conditioning:
@@ -124,9 +124,9 @@ class Programs:
             images = functools.partial(decode, as_uint8=as_uint8)
             return parts(images, in_specs=(whole, rows), out_specs=rows)(frozen, z)
 
-        self.null: Callable[..., Conditioning] = jax.jit(null_static, static_argnums=0)
-        self.noise: Callable[..., Array] = jax.jit(noise_static, static_argnums=0)
-        self.decode: Callable[..., tuple[Array, Array]] = jax.jit(
+        self.null: Callable[..., Conditioning] = jit(null_static, static_argnums=0)
+        self.noise: Callable[..., Array] = jit(noise_static, static_argnums=0)
+        self.decode: Callable[..., tuple[Array, Array]] = jit(
             decode_static, static_argnums=0, out_shardings=replicated(mesh)
         )
 

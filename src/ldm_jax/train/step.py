@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from ldm_jax.core.rng import StepKeys
 from ldm_jax.core.types import Array, Batch, PyTree
+from ldm_jax.parallel.compilation import compiler_options
 from ldm_jax.parallel.sharding import (
     batch_sharding,
     gather_weights,
@@ -145,6 +146,7 @@ def compile_train_step(
         in_shardings=(layout, shardings(mesh, frozen), batch_sharding(mesh)),
         out_shardings=(layout, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=compiler_options(mesh),
     )
 
 

@@ -22,8 +22,6 @@ MODEL = Autoencoder(**FIELDS)
 X = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, size=(2, 8, 12, 3)), jnp.float32)
 EPS = jnp.asarray(np.random.default_rng(1).normal(size=(2, 2, 3, 2)), jnp.float32)
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 @functools.cache
 def variables():

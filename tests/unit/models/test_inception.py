@@ -10,6 +10,8 @@ import pytest
 from ldm_jax.core.checks import UserError
 from ldm_jax.models.inception import ConvBatchNorm, Inception, InceptionBlock, resize
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 MODEL = Inception(size=75)
 SHAPE = (2, 40, 56, 3)
 

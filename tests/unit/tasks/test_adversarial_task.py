@@ -32,8 +32,6 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
 BATCH = {"image": jnp.asarray(IMAGES)}
 NOTHING = Perceptual({})
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 def make_task(kind=VQAutoencoder, **fields):
     extra = {"num_codes": 12} if kind is VQAutoencoder else {}

@@ -24,8 +24,6 @@ BATCH = {
 }
 KEYS = StepKeys(step=jnp.int32(STEP), indices=jnp.arange(ROWS), seed=SEED)
 
-pytestmark = pytest.mark.usefixtures("quick")
-
 
 class Linear:
     """Logits are a linear function of the mean of z_t by channel, plus t."""

@@ -13,6 +13,8 @@ from ldm_jax.train.checkpoint import Checkpoints
 from ldm_jax.train.layout import placed_state, state_shardings
 from ldm_jax.train.step import compile_train_step, init_state, make_train_step
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 MESH = (2, 4, 1)
 BATCH = {"x": np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32)}
 

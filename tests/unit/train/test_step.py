@@ -12,6 +12,8 @@ from ldm_jax.core.rng import Purpose, normal
 from ldm_jax.tasks.base import LossOutput
 from ldm_jax.train.step import init_state, layer_norms, make_train_step
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 ROWS, RATE = 8, 0.1
 BATCH = {
     "x": np.random.default_rng(0).standard_normal((ROWS, 3)).astype(np.float32),

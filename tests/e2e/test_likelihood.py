@@ -1,8 +1,7 @@
-"""The variational bound of tiny runs, of pixels and of latents, on meshes."""
+"""The variational bound of tiny models, of pixels and of latents, on meshes."""
 
 import dataclasses
 import functools
-import os
 import subprocess
 import sys
 
@@ -11,21 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from compiling import SHIPPED_FLAGS, compiles_as_shipped
+from compiling import as_users_compile, compiles_as_shipped
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.data import Shapes
 from ldm_jax.diffusion.schedule import make_schedule
 from ldm_jax.parallel.mesh import make_mesh
-from ldm_jax.pipeline import Pipeline
 from ldm_jax.tasks.first_stage import Frozen, LatentScale
 from ldm_jax.train import assemble, assemble_data
 from ldm_jax.train.likelihood import make_likelihood, make_loader
 
 SOURCE = Shapes(image_size=16, max_objects=1, num_examples=64)
 STEPS = 6
-
-pytestmark = pytest.mark.usefixtures("quick")
 
 
 def mesh_of(devices):
@@ -44,13 +40,16 @@ def agree(found, other):
 
 
 @pytest.fixture(scope="module")
-def latent(runs):
-    """A trained text model: its task, its averages and frozen parts, and a loader."""
-    pipeline = Pipeline.from_checkpoint(runs.text)
-    tokenizer = assemble_data.build_tokenizer(pipeline.config)
-    load = make_loader(pipeline.config, pipeline.task, SOURCE, tokenizer)
-    parts = jax.device_get((pipeline._params, pipeline._frozen))
-    return shortened(pipeline.task), *parts, load
+def latent():
+    """A text model of random weights: its task, parameters and frozen parts, and a loader."""
+    config = tiny.get_config("text")
+    task = assemble.build_task(config)
+    stage = jax.eval_shape(lambda: task.first_stage.init(jax.random.key(0), 16))
+    params, _ = jax.eval_shape(lambda: task.init(jax.random.key(0), None))
+    scale = LatentScale(jnp.array([0.1, -0.2]), jnp.array([1.5, 2.0]))
+    frozen = Frozen(tiny.random_weights(stage), scale)
+    load = make_loader(config, task, SOURCE, assemble_data.build_tokenizer(config))
+    return shortened(task), tiny.random_weights(params), frozen, load
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def measured(latent):
     return measure, found
 
 
-def test_latents_of_a_run(latent, measured):
+def test_latents(latent, measured):
     task, _, frozen, load = latent
     _, found = measured
     assert (found.of, found.variance) == ("latents", "posterior")
@@ -111,12 +110,12 @@ def test_an_image_is_the_same_in_any_company(latent, measured):
 
 
 def test_an_image_is_the_same_on_any_mesh(request, latent, measured):
-    """In a process of its own where need be: QUICK_FLAGS fuse the programs of meshes unlike."""
+    """In a process of its own, since QUICK_FLAGS fuse the programs of meshes unlike."""
     if not compiles_as_shipped():
         command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider"]
         subprocess.run(
             [*command, f"{__file__}::{request.node.name}"],
-            env={**os.environ, "XLA_FLAGS": SHIPPED_FLAGS},
+            env=as_users_compile(),
             check=True,
         )
         return
