@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from compiling import as_users_compile, compiles_as_shipped
+from compiling import SHIPPED_FLAGS, as_users_compile, compiles_as_shipped
 
 from ldm_jax.core.checks import UserError
 from ldm_jax.data import Shapes
@@ -115,7 +115,7 @@ def test_an_image_is_the_same_on_any_mesh(request, latent, measured):
         command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider"]
         subprocess.run(
             [*command, f"{__file__}::{request.node.name}"],
-            env=as_users_compile(),
+            env={**as_users_compile(), "XLA_FLAGS": SHIPPED_FLAGS},
             check=True,
         )
         return
