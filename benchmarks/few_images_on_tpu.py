@@ -1,6 +1,6 @@
 """A residual block on a TPU with few images, with our options of the compiler and without them.
 
-  python benchmarks/few_images_on_tpu.py                          # 4 minutes on one core
+  python benchmarks/few_images_on_tpu.py                          # 2 minutes
   python benchmarks/few_images_on_tpu.py --gradient --size 64 --channels 320 --topology v5p:2x2x1
 
 Needs `pip install "ldm-jax[tpu-plan]"` and no TPU. By default the block is one of the autoencoder's
