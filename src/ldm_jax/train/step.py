@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from ldm_jax.core.draws import batch_draws
 from ldm_jax.core.rng import StepKeys
 from ldm_jax.core.types import Array, Batch, PyTree
 from ldm_jax.parallel.compilation import compiler_options
@@ -29,7 +30,7 @@ def init_state(
     task: Task, optimizers: Mapping[str, optax.GradientTransformation], key: Array, batch: Any
 ) -> TrainState:
     """Returns the state before the first update; run it under `jit` with `out_shardings`."""
-    params, mutable = task.init(key, batch)
+    params, mutable = batch_draws(lambda key: task.init(key, batch))(key)
     opt_state = {
         group: optimizers[group].init(_select(params, modules))
         for group, modules in task.groups.items()
