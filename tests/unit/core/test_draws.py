@@ -5,6 +5,7 @@ from collections import Counter
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 from jax.extend.core import subjaxprs
 
@@ -41,8 +42,10 @@ def assert_equal(found, wanted):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
 
 
-def test_a_network_starts_the_same():
-    model = UNet(3, channels=8, channel_mult=(1, 2), num_res_blocks=1, num_groups=4)
+@pytest.mark.parametrize("remat", ["none", "blocks", "attention"])
+def test_a_network_starts_the_same(remat):
+    fields = {"channels": 8, "channel_mult": (1, 2), "num_res_blocks": 1, "num_groups": 4}
+    model = UNet(3, **fields, attention_factors=(2,), num_heads=2, remat=remat)
 
     def init(key):
         return model.init(key, X, T)
@@ -54,6 +57,34 @@ def test_a_network_starts_the_same():
     assert after["random_bits"] <= len(shapes)
     assert after["random_fold_in"] == 1
     assert before["conv_general_dilated"] > after["conv_general_dilated"] == 0
+
+
+@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+def test_a_generator_that_draws_otherwise_for_a_batch_is_left_alone(impl):
+    key = jax.random.key(3, impl=impl)
+
+    def draw(key):
+        keys = [jax.random.fold_in(key, i) for i in range(3)]
+        return [jax.random.normal(key, (4,)) for key in [*keys, keys[0]]]
+
+    assert_equal(jax.jit(batch_draws(draw))(key), jax.jit(draw)(key))
+
+
+def test_effects_keep_their_order():
+    def tell(key):
+        total = jax.new_ref(jnp.float32(0))
+        total[...] = jnp.sin(jax.random.normal(key))
+        return total[...]
+
+    assert_equal(jax.jit(batch_draws(tell))(KEY), jax.jit(tell)(KEY))
+
+
+def test_keys_that_are_watched():
+    def init(key):
+        return Mixed().init({"params": key, "dropout": jax.random.key(4)}, jnp.ones((2, 4)))
+
+    with jax.debug_key_reuse(True):
+        jax.jit(batch_draws(init))(jax.random.key(3))
 
 
 class Mixed(nn.Module):
