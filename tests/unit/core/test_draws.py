@@ -138,6 +138,20 @@ def test_draws_that_follow_one_another_keep_their_order():
     assert_equal(jax.jit(batch_draws(chain))(KEY), jax.jit(chain)(KEY))
 
 
+def test_arrays_of_keys_beside_single_keys():
+    def draw(keys, key):
+        many = jax.vmap(lambda key: jax.random.bits(key, (2,)))(keys)
+        return (
+            many,
+            jax.random.bits(key, (2,)),
+            jax.random.split(key, 2),
+            jax.random.fold_in(key, 2),
+        )
+
+    args = jax.random.split(KEY, 4), KEY
+    assert_equal(jax.jit(batch_draws(draw))(*args), jax.jit(draw)(*args))
+
+
 def test_loops_and_branches_around_a_draw():
     def function(key):
         drawn = jax.lax.map(
